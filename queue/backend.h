@@ -1,0 +1,266 @@
+// The seam to the result backend: the states of tasks, the records of open
+// groups and chains, the set of delayed tasks, dead letters. Implementations:
+// redis/ (hiredis, one Lua script an operation), memory/ (embedded and unit
+// tests), and the failing one of the tests. All pass
+// tests/conformance/backend_conformance_test.cc.
+//
+// Every operation is atomic for the keys that it names and may be repeated after
+// a lost reply: it then answers as it did the first time. Only Lifecycle orders
+// them. Protocol: docs/architecture.md sections 4 to 8.
+//
+// For every method: thread-safe; never blocks; the callback runs once, on the
+// backend's own thread, never inside the call. It gets UNAVAILABLE
+// (BACKEND_UNAVAILABLE) when the backend cannot be reached or did not answer in
+// time (the operation may then have taken place), INTERNAL when it refused.
+
+#ifndef PENSTOCK_QUEUE_BACKEND_H_
+#define PENSTOCK_QUEUE_BACKEND_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "queue/callback.h"
+#include "queue/task.h"
+
+namespace penstock {
+
+// ---- task states ----------------------------------------------------------
+
+// A submission's claim on an id. `nonce` names the submission: only it may take
+// its PENDING back. `payload_hash` tells an equal repeat from another task.
+struct PendingRequest {
+  TaskState state;  // PENDING
+  std::string payload_hash;
+  std::string nonce;
+  absl::Duration ttl;
+};
+
+enum class PendingAnswer {
+  kCreated,  // PENDING was written, or stands from an earlier try of this nonce
+  kRepeat,   // PENDING of another submission with an equal payload
+  kPast,     // an equal payload that is past PENDING
+  kTaken,    // something else has this id
+};
+
+// `started` carries attempt, run, worker, group, start time; what it leaves out
+// (create time, name) is kept from the record.
+struct BeginRequest {
+  TaskState started;
+  absl::Duration ttl;
+  absl::Duration final_ttl;  // of a final state restored from a mark
+  int max_begins = 0;  // per attempt
+};
+
+struct BeginAnswer {
+  enum Kind {
+    kRun,      // STARTED was written (or stands from this very run): go on
+    kFinal,    // `recorded` is final: complete its steps and ack
+    kMove,     // `recorded` is RETRY of a later attempt: complete the move, ack
+    kStale,    // a later attempt has begun: ack
+    kWornOut,  // begun max_begins times without a Finish: make a dead letter
+  } kind = kRun;
+  TaskState recorded;
+};
+
+// `outcome` is SUCCESS, FAILURE or RETRY with attempt and run.
+struct FinishRequest {
+  TaskState outcome;
+  absl::Duration ttl;
+  absl::Duration final_ttl;
+};
+
+struct FinishAnswer {
+  enum Kind {
+    kWritten,  // it stands (or stood already: this very run wrote it)
+    kFinal,    // another final state stood: `recorded`; follow that one
+    kStale,    // a RETRY of a run that is no longer the current one: dropped
+  } kind = kWritten;
+  TaskState recorded;
+};
+
+struct ContinueAnswer {
+  enum Kind {
+    kPublish,  // PENDING stands: publish (again)
+    kFinal,    // `recorded` is final: carry out its own steps
+    kPast,     // it has begun: nothing to do
+  } kind = kPublish;
+  TaskState recorded;
+};
+
+// ---- workflow records -----------------------------------------------------
+
+// What must outlive a Go writer about an open group or chain. Its id is the
+// group's, or the first link's.
+struct WorkflowRecord {
+  enum Kind { kGroup, kChain } kind = kGroup;
+  std::string id;
+  std::vector<std::string> task_ids;  // in order; never changes
+  std::string callback;    // JSON text of a signature; empty: none
+  std::string on_failure;  // JSON text of a signature; empty: none
+  std::string payload_hash;
+  std::string nonce;
+  absl::Time create_time;
+
+  bool submitted = false;  // every member's publish was confirmed
+  std::optional<absl::Time> claim_time;  // a worker took it on to end the chord
+  bool sent = false;                     // the callback's publish was confirmed
+  std::optional<absl::Time> burnt_time;  // flag set without a claim: first seen
+  bool chord_triggered = false;          // machinery's flag
+
+  bool operator==(const WorkflowRecord&) const = default;
+};
+
+enum class RecordMark { kSubmitted, kSent, kBurntSeen };
+
+enum class ClaimAnswer {
+  kWon,
+  kLocked,   // a Go worker holds TriggerChordMutex: try again
+  kRefused,  // the flag was set already
+};
+
+struct OpenEntry {
+  WorkflowRecord::Kind kind = WorkflowRecord::kGroup;
+  std::string id;
+  absl::Time open_time;
+
+  bool operator==(const OpenEntry&) const = default;
+};
+
+// ---- delayed tasks, dead letters ------------------------------------------
+
+struct DelayedTask {
+  std::string task_id;
+  int attempt = 1;
+  absl::Time due;           // kept to the millisecond
+  std::string body;         // the signature's JSON
+  std::string routing_key;
+  std::string queue;        // not empty: straight to this queue (Message::queue)
+  uint8_t priority = 0;
+
+  bool operator==(const DelayedTask&) const = default;
+};
+
+struct LeasedTask {
+  DelayedTask task;
+  int64_t lease = 0;  // the score that the lease wrote; RemoveLeased matches it
+};
+
+struct LeasedBatch {
+  std::vector<LeasedTask> tasks;       // oldest due first
+  std::optional<absl::Time> next_due;  // of what is not due yet
+};
+
+struct DeadTask {
+  std::string task_id;
+  std::string name;
+  std::string queue;
+  std::string reason;
+  std::string body;
+  absl::Time time;
+  int attempts = 0;
+
+  bool operator==(const DeadTask&) const = default;
+};
+
+class Backend {
+ public:
+  // Fails what is still pending (UNAVAILABLE), then ends the threads.
+  virtual ~Backend() = default;
+
+  // Claims ids for a submission; answers in request order.
+  virtual void CreatePending(std::vector<PendingRequest> requests,
+                             Callback<std::vector<PendingAnswer>> done) = 0;
+
+  // Takes PENDING back where it stands and is of `nonce`. True when none of the
+  // ids has a state any more.
+  virtual void TakeBack(std::vector<std::string> task_ids, std::string nonce,
+                        Callback<bool> done) = 0;
+
+  virtual void Begin(BeginRequest request, Callback<BeginAnswer> done) = 0;
+  virtual void Finish(FinishRequest request, Callback<FinishAnswer> done) = 0;
+
+  // PENDING for a follow-up task, only where no state stands.
+  virtual void Continue(TaskState pending, absl::Duration ttl,
+                        absl::Duration final_ttl,
+                        Callback<ContinueAnswer> done) = 0;
+
+  // FAILURE over PENDING or nothing, with a mark (its text is `failure.error`)
+  // that survives a Go writer. False when the task has begun or is final.
+  virtual void Abandon(TaskState failure, absl::Duration ttl,
+                       Callback<bool> done) = 0;
+
+  // States in request order; nullopt where none is known. Served apart from the
+  // other operations, so that big reads do not delay them.
+  virtual void GetStates(
+      std::vector<std::string> task_ids,
+      Callback<std::vector<std::optional<TaskState>>> done) = 0;
+
+  // Lets non-final states live for another `ttl`: all of them, or only those
+  // that have not begun (PENDING, RETRY).
+  enum class RefreshWhich { kAll, kNotBegun };
+  virtual void Refresh(std::vector<std::string> task_ids, RefreshWhich which,
+                       absl::Duration ttl, Done done) = 0;
+
+  // Lists the record in the open set (first visit at `visit`), then writes it,
+  // and for a group machinery's GroupMeta unless one stands. kPast is not given.
+  virtual void CreateRecord(WorkflowRecord record, absl::Time visit,
+                            absl::Duration ttl, Callback<PendingAnswer> done) = 0;
+  virtual void GetRecord(WorkflowRecord::Kind kind, std::string id,
+                         Callback<std::optional<WorkflowRecord>> done) = 0;
+  virtual void GetGroupMeta(std::string group_id,
+                            Callback<std::optional<GroupMeta>> done) = 0;
+
+  // False when the record is gone. kSubmitted lets it live for `ttl` more.
+  virtual void MarkRecord(WorkflowRecord::Kind kind, std::string id,
+                          RecordMark mark, absl::Time now, absl::Duration ttl,
+                          Callback<bool> done) = 0;
+
+  // Removes record, meta and open entry, if it is of `nonce`.
+  virtual void RemoveRecord(WorkflowRecord::Kind kind, std::string id,
+                            std::string nonce, Done done) = 0;
+
+  // Claims the end of a chord: flips machinery's flag and writes claim time and
+  // token, unless a Go worker holds the lock or the flag is set. A repeat with
+  // the same token wins again.
+  virtual void ClaimChord(std::string group_id, std::string token,
+                          absl::Time now, absl::Duration ttl,
+                          Callback<ClaimAnswer> done) = 0;
+
+  // Open entries whose visit is due at `now`, at most `limit`; each is visited
+  // next at `next_visit`.
+  virtual void LeaseOpen(absl::Time now, absl::Time next_visit, int limit,
+                         Callback<std::vector<OpenEntry>> done) = 0;
+  virtual void CloseOpen(OpenEntry entry, Done done) = 0;
+
+  // Lays a task to be published when due; replaces an earlier one of its id.
+  virtual void Lay(DelayedTask task, Done done) = 0;
+
+  // Leases what is due by the backend's clock: it is not leased again for
+  // `lease`. At most `limit` (up to 1000).
+  virtual void LeaseDue(int limit, absl::Duration lease,
+                        Callback<LeasedBatch> done) = 0;
+
+  // Removes a leased task after its publish was confirmed, only if the lease
+  // still stands and the body is still of the attempt that was leased.
+  virtual void RemoveLeased(LeasedTask leased, Done done) = 0;
+
+  // Lays a dead letter into penstock:dead:<queue>.
+  virtual void LayDead(DeadTask task, Done done) = 0;
+
+  // `on_hint` gets the id of a task that may have a new state, from any thread
+  // of the backend: a hint only, it may be lost. One subscriber; it must outlive
+  // the backend.
+  virtual void SubscribeHints(
+      absl::AnyInvocable<void(std::string_view)> on_hint) = 0;
+
+  // OK when the backend can be read and written.
+  virtual void Ping(Done done) = 0;
+};
+
+}  // namespace penstock
+
+#endif  // PENSTOCK_QUEUE_BACKEND_H_

@@ -1,0 +1,76 @@
+// Configuration: machinery's config.yml, environment and flags, validated once
+// at start. docs/configuration.md lists every key.
+
+#ifndef PENSTOCK_QUEUE_CONFIG_H_
+#define PENSTOCK_QUEUE_CONFIG_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace penstock {
+
+// A scalar argument of queue_declare_args, with the type that YAML gave it.
+struct DeclareArg {
+  enum Kind { kString, kInt, kBool } kind = kString;
+  std::string string_value;
+  int64_t int_value = 0;
+  bool bool_value = false;
+
+  bool operator==(const DeclareArg&) const = default;
+};
+
+struct AmqpOptions {
+  std::string exchange = "machinery_exchange";
+  std::string exchange_type = "direct";
+  std::string binding_key = "machinery_task";
+  int prefetch_count = 3;  // 0: chosen from the concurrency
+  bool prefetch_set = false;  // the file set it; otherwise a worker chooses
+  std::map<std::string, DeclareArg> queue_declare_args;
+  std::map<std::string, DeclareArg> queue_binding_args;
+  bool auto_delete = false;
+  std::string delayed_queue;
+};
+
+struct Options {
+  std::string broker;          // URL: amqp://, memory://
+  std::string result_backend;  // URL: redis://, memory://
+  std::string default_queue = "machinery_tasks";
+  absl::Duration results_expire_in = absl::Seconds(3600);
+  absl::Duration pending_expire_in = absl::Hours(24 * 7);
+  AmqpOptions amqp;
+  bool no_unix_signals = false;
+
+  std::string listen = "127.0.0.1:50051";  // gateway
+  int concurrency = 0;                     // worker; 0: twice the cores
+};
+
+// Where a setting may come from, weakest first. `file` is a path or empty;
+// `environment` looks a variable up; `flags` holds those that were given
+// ("broker" -> URL).
+struct ConfigSources {
+  std::string file;
+  std::function<std::optional<std::string>(const std::string&)> environment;
+  std::map<std::string, std::string> flags;
+};
+
+struct LoadedConfig {
+  Options options;
+  std::vector<std::string> warnings;  // to be logged; no passwords
+};
+
+// INVALID_ARGUMENT names file, line, key and what was expected.
+absl::StatusOr<LoadedConfig> LoadConfig(const ConfigSources& sources);
+
+// `url` with its password replaced by "***", for logs.
+std::string RedactUrl(const std::string& url);
+
+}  // namespace penstock
+
+#endif  // PENSTOCK_QUEUE_CONFIG_H_

@@ -1,0 +1,150 @@
+// The life of a task: the only code that orders backend and broker. Gateway and
+// worker tell it what happened; it records that and does what the task asks for
+// next, in the one order of docs/architecture.md section 4: state, then
+// continuation (confirmed), then ack. Every step may run twice without harm.
+//
+// Callback-style: it owns no thread, callbacks run on a thread of the broker,
+// the backend or the environment. Thread-safe.
+
+#ifndef PENSTOCK_QUEUE_LIFECYCLE_H_
+#define PENSTOCK_QUEUE_LIFECYCLE_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "queue/backend.h"
+#include "queue/broker.h"
+#include "queue/callback.h"
+#include "queue/environment.h"
+#include "queue/task.h"
+
+namespace penstock {
+
+class Groups;
+
+struct LifecycleOptions {
+  absl::Duration results_expire_in = absl::Hours(1);  // of a final state
+  absl::Duration pending_expire_in = absl::Hours(24 * 7);
+  absl::Duration request_window = absl::Hours(24);  // to finish a half submission
+  absl::Duration unroutable_limit = absl::Seconds(60);
+  absl::Duration not_registered_limit = absl::Hours(1);
+  absl::Duration claim_age = absl::Seconds(30);  // then the sweeper continues it
+  absl::Duration visit_interval = absl::Seconds(15);  // of an open group or chain
+  absl::Duration lease = absl::Seconds(30);  // of a delayed task, by the mover
+  int max_begins = 10;  // of one attempt, without a Finish
+  int mover_batch = 100;
+};
+
+// A call from a client, already validated, its ids all given.
+struct Submission {
+  // Equal for a repeat of the same call: see PendingRequest.
+  std::string payload_hash;
+  // When to give up; the confirm deadline is the earlier of this and 5 s.
+  absl::Time deadline = absl::InfiniteFuture();
+};
+
+struct Submitted {
+  bool replayed = false;  // it was accepted before: an equal call had these ids
+  absl::Time create_time;
+};
+
+// How a handler's run ended.
+struct Outcome {
+  enum Kind { kSuccess, kFailure } kind = kSuccess;
+  std::vector<Value> results;
+  std::string error;
+  std::string error_type;
+  // With kFailure: the handler asked for another attempt after this delay,
+  // whatever the task's retry count says.
+  std::optional<absl::Duration> retry_after;
+  bool permanent = false;  // with kFailure: not retried, whatever the count says
+};
+
+// What a worker does with a delivery that it wants to run.
+struct BeginVerdict {
+  enum Kind {
+    kRun,   // run the handler, then call Finish with this run
+    kDone,  // nothing to run; all that follows is done: ack
+  } kind = kRun;
+  std::string run;
+  absl::Time start_time;
+};
+
+// What became of an outcome.
+struct FinishVerdict {
+  enum Kind {
+    kStands,  // recorded, or a final state stood: ack all its deliveries
+    kStale,   // dropped: another run of this attempt is the current one
+  } kind = kStands;
+  Status status = Status::kSuccess;  // that was recorded by this run
+};
+
+class Lifecycle {
+ public:
+  // None is owned; all must outlive it. Call Stop before destroying them.
+  Lifecycle(Broker* broker, Backend* backend, Environment* environment,
+            LifecycleOptions options);
+  ~Lifecycle();
+
+  // --- the gateway's side. PENDING first, then the publish; OK only when the
+  // broker (for a delayed task: the backend) has confirmed it.
+  //   ALREADY_EXISTS      TASK_ID_EXISTS (metadata task_id), GROUP_ID_EXISTS
+  //   FAILED_PRECONDITION QUEUE_NOT_FOUND: nothing was kept
+  //   UNAVAILABLE, DEADLINE_EXCEEDED: it may have been sent; a repeat of the same
+  //                       call with the same ids is safe
+  //   ABORTED             GROUP_PARTIALLY_SENT (metadata sent, total)
+  void SubmitTask(Task task, Submission submission, Callback<Submitted> done);
+
+  // `links` in order, each with its id and no on_success but the last one's.
+  void SubmitChain(std::vector<Task> links, Submission submission,
+                   Callback<Submitted> done);
+
+  // Members of one group; `callback` makes it a chord. `send_concurrency`: how
+  // many publishes are in flight at once, 0 for no limit.
+  void SubmitGroup(std::string group_id, std::vector<Task> members,
+                   std::optional<Task> callback, int send_concurrency,
+                   Submission submission, Callback<Submitted> done);
+
+  // --- the worker's side. These repeat what fails while the backend or broker is
+  // away, and so end with OK, or with CANCELLED after Stop: then do not ack.
+
+  // The delivery of `task` begins on `worker`. UNAVAILABLE when the backend
+  // cannot be reached: this one does not repeat; pause and return the delivery.
+  void Begin(const Task& task, const std::string& queue, std::string worker,
+             Callback<BeginVerdict> done);
+
+  // The run of `task` that Begin named ended with `outcome`.
+  void Finish(Task task, BeginVerdict begun, std::string worker,
+              Outcome outcome, Callback<FinishVerdict> done);
+
+  // No handler of this worker has the task's name: passes it on, through the
+  // delayed set, to `queue`, where another worker may know it; ends it visibly
+  // after not_registered_limit. Ack when done.
+  void PassOn(Task task, const std::string& queue, Done done);
+
+  // A delivery from `queue` that could not be decoded: into the dead letters.
+  void Bury(std::string body, const std::string& queue, std::string reason,
+            Done done);
+
+  // Keeps the states of running tasks from expiring.
+  void RefreshRunning(std::vector<std::string> task_ids);
+
+  // Starts the mover (delayed tasks to the broker) and the sweeper (open groups
+  // and chains to their end). Every gateway and worker runs both.
+  void Start();
+
+  // Ends the mover, the sweeper and all repeating; the callbacks of what was
+  // repeating get CANCELLED. Idempotent.
+  void Stop();
+
+ private:
+  struct Core;
+  std::shared_ptr<Core> core_;
+};
+
+}  // namespace penstock
+
+#endif  // PENSTOCK_QUEUE_LIFECYCLE_H_
