@@ -6,6 +6,7 @@
 #ifndef PENSTOCK_QUEUE_BROKER_H_
 #define PENSTOCK_QUEUE_BROKER_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -17,6 +18,9 @@
 #include "queue/callback.h"
 
 namespace penstock {
+
+// A message that is larger is not sent.
+inline constexpr size_t kMaxMessageBytes = 16 << 20;
 
 struct Message {
   std::string task_id;      // rides as AMQP's message_id: a returned message has no tag

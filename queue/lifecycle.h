@@ -9,6 +9,7 @@
 #ifndef PENSTOCK_QUEUE_LIFECYCLE_H_
 #define PENSTOCK_QUEUE_LIFECYCLE_H_
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -23,8 +24,6 @@
 
 namespace penstock {
 
-class Groups;
-
 struct LifecycleOptions {
   absl::Duration results_expire_in = absl::Hours(1);  // of a final state
   absl::Duration pending_expire_in = absl::Hours(24 * 7);
@@ -36,6 +35,9 @@ struct LifecycleOptions {
   absl::Duration lease = absl::Seconds(30);  // of a delayed task, by the mover
   int max_begins = 10;  // of one attempt, without a Finish
   int mover_batch = 100;
+  // Called with each follow-up task (next link, callback, error task) before it
+  // is published; from any thread, must not block. It may set headers.
+  std::function<void(Task&)> before_publish;
 };
 
 // A call from a client, already validated, its ids all given.
