@@ -38,7 +38,8 @@ std::string ReasonOf(const absl::Status& status) {
   if (auto payload = status.GetPayload(kReasonUrl); payload.has_value()) {
     return std::string(*payload);
   }
-  if (absl::IsInvalidArgument(status)) return std::string(reason::kInvalidField);
+  if (absl::IsInvalidArgument(status))
+    return std::string(reason::kInvalidField);
   return std::string(reason::kInternal);
 }
 

@@ -28,13 +28,13 @@ size_t Utf8Length(std::string_view text) {
   if (first >= 0xc2 && first <= 0xdf) return tail(1) ? 2 : 0;
   if (first >= 0xe0 && first <= 0xef) {
     // No overlong forms, no surrogates.
-    const bool second = tail(1, first == 0xe0 ? 0xa0 : 0x80,
-                             first == 0xed ? 0x9f : 0xbf);
+    const bool second =
+        tail(1, first == 0xe0 ? 0xa0 : 0x80, first == 0xed ? 0x9f : 0xbf);
     return second && tail(2) ? 3 : 0;
   }
   if (first >= 0xf0 && first <= 0xf4) {
-    const bool second = tail(1, first == 0xf0 ? 0x90 : 0x80,
-                             first == 0xf4 ? 0x8f : 0xbf);
+    const bool second =
+        tail(1, first == 0xf0 ? 0x90 : 0x80, first == 0xf4 ? 0x8f : 0xbf);
     return second && tail(2) && tail(3) ? 4 : 0;
   }
   return 0;
