@@ -8,10 +8,12 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
 namespace penstock {
@@ -30,7 +32,7 @@ struct AmqpOptions {
   std::string exchange = "machinery_exchange";
   std::string exchange_type = "direct";
   std::string binding_key = "machinery_task";
-  int prefetch_count = 3;  // 0: chosen from the concurrency
+  int prefetch_count = 3;     // 0: chosen from the concurrency
   bool prefetch_set = false;  // the file set it; otherwise a worker chooses
   std::map<std::string, DeclareArg> queue_declare_args;
   std::map<std::string, DeclareArg> queue_binding_args;
@@ -50,6 +52,20 @@ struct Options {
   std::string listen = "127.0.0.1:50051";  // gateway
   int concurrency = 0;                     // worker; 0: twice the cores
 };
+
+// One key of the table that file, environment and flags are read by. In the
+// environment "amqp.exchange" is PENSTOCK_AMQP_EXCHANGE, as a flag
+// amqp_exchange.
+struct ConfigKey {
+  absl::string_view name;      // as in the file: "amqp.exchange"
+  absl::string_view type;      // what is expected: "true or false"
+  absl::string_view standard;  // what holds when it is not set
+  absl::string_view meaning;   // not used: why not
+  bool used = true;            // false: of machinery's; named in a warning
+};
+std::span<const ConfigKey> ConfigKeys();
+std::string EnvironmentName(const ConfigKey& key);
+std::string FlagName(const ConfigKey& key);
 
 // Where a setting may come from, weakest first. `file` is a path or empty;
 // `environment` looks a variable up; `flags` holds those that were given
