@@ -252,8 +252,8 @@ class Backend {
   virtual void LayDead(DeadTask task, Done done) = 0;
 
   // `on_hint` gets the id of a task that may have a new state, from any thread
-  // of the backend: a hint only, it may be lost. One subscriber; it must outlive
-  // the backend.
+  // of the backend: a hint only, it may be lost. One subscriber, set before the
+  // first operation.
   virtual void SubscribeHints(
       absl::AnyInvocable<void(std::string_view)> on_hint) = 0;
 

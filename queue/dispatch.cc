@@ -1,0 +1,49 @@
+#include "queue/dispatch.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "queue/wire/task_json.h"
+
+namespace penstock {
+
+TaskState PendingStateOf(const Task& task, absl::Time now) {
+  return {.task_id = task.id,
+          .task_name = task.name,
+          .status = Status::kPending,
+          .create_time = now,
+          .group_id = task.group_id};
+}
+
+absl::Duration PendingTtl(const Scope& scope, const Task& task) {
+  absl::Duration until_due = absl::ZeroDuration();
+  if (task.eta.has_value()) {
+    until_due = std::max(until_due, task.eta->time - scope.environment->Now());
+  }
+  return until_due + scope.options.pending_expire_in;
+}
+
+DelayedTask DelayedOf(const Task& task, absl::Time due) {
+  return {.task_id = task.id,
+          .attempt = AttemptOf(task),
+          .due = due,
+          .body = EncodeTask(task),
+          .routing_key = task.routing_key,
+          .priority = task.priority};
+}
+
+void Dispatch(Scope& scope, const Task& task, absl::Time deadline, Done done) {
+  if (task.eta.has_value() && task.eta->time > scope.environment->Now()) {
+    scope.backend->Lay(DelayedOf(task, task.eta->time), std::move(done));
+    return;
+  }
+  scope.broker->Publish({.task_id = task.id,
+                         .routing_key = task.routing_key,
+                         .body = EncodeTask(task),
+                         .priority = task.priority,
+                         .headers = task.headers,
+                         .deadline = deadline},
+                        std::move(done));
+}
+
+}  // namespace penstock

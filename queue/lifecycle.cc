@@ -1,0 +1,368 @@
+#include "queue/lifecycle.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "queue/continuation.h"
+#include "queue/dispatch.h"
+#include "queue/errors.h"
+#include "queue/mover.h"
+#include "queue/next_steps.h"
+#include "queue/scope.h"
+#include "queue/submitter.h"
+#include "queue/sweeper.h"
+#include "queue/telemetry/log.h"
+#include "queue/wire/task_json.h"
+
+namespace penstock {
+namespace {
+
+// When a task first met a worker that does not know its name: Unix milliseconds.
+constexpr std::string_view kUnknownSinceHeader = "penstock-unknown-since";
+
+// What a handler's outcome becomes on record: SUCCESS, FAILURE or RETRY.
+TaskState RecordOf(const Task& task, const BeginVerdict& begun,
+                   std::string worker, Outcome& outcome,
+                   const std::optional<RetryPlan>& retry, absl::Time now) {
+  TaskState state{.task_id = task.id,
+                  .task_name = task.name,
+                  .create_time = now,
+                  .attempt = AttemptOf(task),
+                  .run = begun.run,
+                  .worker = std::move(worker),
+                  .group_id = task.group_id,
+                  .start_time = begun.start_time};
+  if (outcome.kind == Outcome::kSuccess) {
+    state.status = Status::kSuccess;
+    state.results = std::move(outcome.results);
+    state.results_null = false;
+    state.finish_time = now;
+    return state;
+  }
+  state.error = std::move(outcome.error);
+  state.error_type = std::move(outcome.error_type);
+  if (!retry.has_value()) {
+    state.status = Status::kFailure;
+    state.finish_time = now;
+    return state;
+  }
+  state.status = Status::kRetry;
+  state.next_attempt = retry->attempt;
+  state.next_attempt_time = retry->due;
+  state.next_retry_count = retry->retry_count;
+  state.next_retry_timeout_s = retry->retry_timeout_s;
+  return state;
+}
+
+RetryPlan PlanOf(const TaskState& retry, absl::Time now) {
+  return {.due = retry.next_attempt_time.value_or(now),
+          .attempt = retry.next_attempt,
+          .retry_count = retry.next_retry_count,
+          .retry_timeout_s = retry.next_retry_timeout_s};
+}
+
+}  // namespace
+
+struct Lifecycle::Core {
+  Core(Broker* broker, Backend* backend, Environment* environment,
+       LifecycleOptions options)
+      : scope{.broker = broker,
+              .backend = backend,
+              .environment = environment,
+              .options = std::move(options)},
+        continuation(&scope),
+        mover(&scope, &continuation),
+        sweeper(&scope, &continuation),
+        submitter(&scope, &mover) {}
+
+  void Begun(const Task& task, const std::string& queue, BeginVerdict verdict,
+             BeginAnswer answer, Callback<BeginVerdict> done);
+  void NothingToRun(Callback<BeginVerdict> done, absl::Status status) {
+    if (status.ok()) {
+      std::move(done)(BeginVerdict{.kind = BeginVerdict::kDone});
+    } else {
+      std::move(done)(std::move(status));
+    }
+  }
+  void LayNextAttempt(const Task& task, const RetryPlan& plan, Done done);
+  void FollowOutcome(const Task& task, const TaskState& outcome,
+                     FinishAnswer answer, Callback<FinishVerdict> done);
+  void BuryDelivery(std::string body, std::string queue, std::string reason,
+                    Done done);
+
+  Scope scope;
+  Continuation continuation;
+  Mover mover;
+  Sweeper sweeper;
+  Submitter submitter;
+};
+
+Lifecycle::Lifecycle(Broker* broker, Backend* backend, Environment* environment,
+                     LifecycleOptions options)
+    : core_(std::make_shared<Core>(broker, backend, environment,
+                                   std::move(options))) {
+  core_->scope.owner = core_;
+}
+
+Lifecycle::~Lifecycle() { Stop(); }
+
+void Lifecycle::Start() {
+  core_->mover.Start();
+  core_->sweeper.Start();
+}
+
+void Lifecycle::Stop() { core_->scope.gate.Close(); }
+
+void Lifecycle::SubmitTask(Task task, Submission submission,
+                           Callback<Submitted> done) {
+  core_->submitter.SubmitTask(std::move(task), std::move(submission),
+                              std::move(done));
+}
+
+void Lifecycle::SubmitChain(std::vector<Task> links, Submission submission,
+                            Callback<Submitted> done) {
+  core_->submitter.SubmitChain(std::move(links), std::move(submission),
+                               std::move(done));
+}
+
+void Lifecycle::SubmitGroup(std::string group_id, std::vector<Task> members,
+                            std::optional<Task> callback, int send_concurrency,
+                            Submission submission, Callback<Submitted> done) {
+  core_->submitter.SubmitGroup(std::move(group_id), std::move(members),
+                               std::move(callback), send_concurrency,
+                               std::move(submission), std::move(done));
+}
+
+void Lifecycle::Begin(const Task& task, const std::string& queue,
+                      std::string worker, Callback<BeginVerdict> done) {
+  Core* core = core_.get();
+  const LifecycleOptions& options = core->scope.options;
+  BeginVerdict verdict{.run = core->scope.environment->NewUuid(),
+                       .start_time = core->scope.environment->Now()};
+  TaskState started{.task_id = task.id,
+                    .task_name = task.name,
+                    .status = Status::kStarted,
+                    .create_time = verdict.start_time,
+                    .attempt = AttemptOf(task),
+                    .run = verdict.run,
+                    .worker = std::move(worker),
+                    .group_id = task.group_id,
+                    .start_time = verdict.start_time};
+  core->scope.backend->Begin(
+      {.started = std::move(started),
+       .ttl = options.pending_expire_in,
+       .final_ttl = options.results_expire_in,
+       .max_begins = options.max_begins},
+      core->scope.Guard<BeginAnswer>(
+          [core, task, queue, verdict = std::move(verdict),
+           done = std::move(done)](absl::StatusOr<BeginAnswer> answer) mutable {
+            if (answer.ok()) {
+              core->Begun(task, queue, std::move(verdict), *std::move(answer),
+                          std::move(done));
+            } else if (IsTransient(answer.status()) ||
+                       absl::IsCancelled(answer.status())) {
+              std::move(done)(answer.status());
+            } else {
+              // The backend refuses this id for good: nothing can be recorded
+              // under it.
+              core->BuryDelivery(
+                  EncodeTask(task), queue, answer.status().ToString(),
+                  [core, done = std::move(done)](absl::Status status) mutable {
+                    core->NothingToRun(std::move(done), std::move(status));
+                  });
+            }
+          }));
+}
+
+void Lifecycle::Core::Begun(const Task& task, const std::string& queue,
+                            BeginVerdict verdict, BeginAnswer answer,
+                            Callback<BeginVerdict> done) {
+  if (answer.kind == BeginAnswer::kRun) {
+    std::move(done)(std::move(verdict));
+    return;
+  }
+  Done followed = [this, done = std::move(done)](absl::Status status) mutable {
+    NothingToRun(std::move(done), std::move(status));
+  };
+  switch (answer.kind) {
+    case BeginAnswer::kRun:
+    case BeginAnswer::kStale:
+      std::move(followed)(absl::OkStatus());
+      return;
+    case BeginAnswer::kFinal:
+      continuation.Follow(task, answer.recorded, std::move(followed));
+      return;
+    case BeginAnswer::kMove:
+      LayNextAttempt(task, PlanOf(answer.recorded, scope.environment->Now()),
+                     std::move(followed));
+      return;
+    case BeginAnswer::kWornOut:
+      continuation.End(
+          task, Continuation::EndWhich::kNotFinal,
+          {.error = absl::StrCat("begun ", scope.options.max_begins,
+                                 " times without an end: its worker dies of it"),
+           .error_type = std::string(kErrorWornOut)},
+          queue, std::move(followed));
+      return;
+  }
+}
+
+void Lifecycle::Finish(Task task, BeginVerdict begun, std::string worker,
+                       Outcome outcome, Callback<FinishVerdict> done) {
+  Core* core = core_.get();
+  const LifecycleOptions& options = core->scope.options;
+  const absl::Time now = core->scope.environment->Now();
+  std::optional<RetryPlan> retry;
+  if (outcome.kind == Outcome::kFailure) {
+    retry = PlanRetry(task, outcome.retry_after, outcome.permanent, now);
+  }
+  TaskState record =
+      RecordOf(task, begun, std::move(worker), outcome, retry, now);
+  const absl::Duration ttl =
+      retry.has_value() ? retry->due - now + options.pending_expire_in
+                        : options.results_expire_in;
+  auto shared = std::make_shared<const Task>(std::move(task));
+  core->scope.Repeat<FinishAnswer>(
+      [core, record, ttl](Callback<FinishAnswer> cb) {
+        core->scope.backend->Finish(
+            {.outcome = record,
+             .ttl = ttl,
+             .final_ttl = core->scope.options.results_expire_in},
+            std::move(cb));
+      },
+      [core, shared, record, done = std::move(done)](
+          absl::StatusOr<FinishAnswer> answer) mutable {
+        if (answer.ok()) {
+          core->FollowOutcome(*shared, record, *std::move(answer),
+                              std::move(done));
+        } else if (absl::IsCancelled(answer.status())) {
+          std::move(done)(answer.status());
+        } else {
+          // The backend refuses the outcome for good.
+          core->BuryDelivery(
+              EncodeTask(*shared), shared->routing_key,
+              answer.status().ToString(),
+              [status = record.status,
+               done = std::move(done)](absl::Status buried) mutable {
+                if (buried.ok()) {
+                  std::move(done)(FinishVerdict{.status = status});
+                } else {
+                  std::move(done)(std::move(buried));
+                }
+              });
+        }
+      });
+}
+
+void Lifecycle::Core::FollowOutcome(const Task& task, const TaskState& outcome,
+                                    FinishAnswer answer,
+                                    Callback<FinishVerdict> done) {
+  if (answer.kind == FinishAnswer::kStale) {
+    std::move(done)(FinishVerdict{.kind = FinishVerdict::kStale,
+                                  .status = outcome.status});
+    return;
+  }
+  const TaskState& stands =
+      answer.kind == FinishAnswer::kFinal ? answer.recorded : outcome;
+  Done followed = [status = stands.status,
+                   done = std::move(done)](absl::Status followed) mutable {
+    if (followed.ok()) {
+      std::move(done)(FinishVerdict{.status = status});
+    } else {
+      std::move(done)(std::move(followed));
+    }
+  };
+  if (stands.status == Status::kRetry) {
+    LayNextAttempt(task, PlanOf(stands, scope.environment->Now()),
+                   std::move(followed));
+  } else {
+    continuation.Follow(task, stands, std::move(followed));
+  }
+}
+
+void Lifecycle::Core::LayNextAttempt(const Task& task, const RetryPlan& plan,
+                                     Done done) {
+  DelayedTask delayed = DelayedOf(NextAttempt(task, plan), plan.due);
+  scope.Repeat<bool>(
+      [this, delayed = std::move(delayed)](Callback<bool> cb) {
+        scope.backend->Lay(delayed, AsDone(std::move(cb)));
+      },
+      [this, due = plan.due,
+       done = std::move(done)](absl::StatusOr<bool> laid) mutable {
+        mover.Expect(due);
+        std::move(done)(laid.status());
+      });
+}
+
+void Lifecycle::PassOn(Task task, const std::string& queue, Done done) {
+  Core* core = core_.get();
+  Scope& scope = core->scope;
+  const absl::Time now = scope.environment->Now();
+  absl::Duration waited = absl::ZeroDuration();
+  int64_t since_ms = 0;
+  std::optional<std::string> since = StringHeader(task, kUnknownSinceHeader);
+  if (since.has_value() && absl::SimpleAtoi(*since, &since_ms)) {
+    waited = now - absl::FromUnixMillis(since_ms);
+  } else {
+    SetStringHeader(task, kUnknownSinceHeader,
+                    absl::StrCat(absl::ToUnixMillis(now)));
+  }
+  if (task.ignore_when_not_registered ||
+      waited > scope.options.not_registered_limit) {
+    const std::string name = task.name;
+    const bool ignored = task.ignore_when_not_registered;
+    core->continuation.End(
+        std::move(task), Continuation::EndWhich::kNotFinal,
+        {.error = absl::StrCat("no worker has a handler named \"", name, "\"",
+                               ignored ? "; the task says to ignore that" : ""),
+         .error_type = std::string(kErrorNotRegistered),
+         .dead_letter = !ignored},
+        queue, std::move(done));
+    return;
+  }
+  // Soon at first, as a worker that knows it may be starting; then more seldom.
+  const absl::Duration pause =
+      std::clamp(waited / 2, absl::Seconds(1), absl::Minutes(1));
+  DelayedTask delayed = DelayedOf(task, now + pause);
+  delayed.queue = queue;
+  scope.Repeat<bool>(
+      [&scope, delayed = std::move(delayed)](Callback<bool> cb) {
+        scope.backend->Lay(delayed, AsDone(std::move(cb)));
+      },
+      [core, due = now + pause,
+       done = std::move(done)](absl::StatusOr<bool> laid) mutable {
+        core->mover.Expect(due);
+        std::move(done)(laid.status());
+      });
+}
+
+void Lifecycle::Bury(std::string body, const std::string& queue,
+                     std::string reason, Done done) {
+  core_->BuryDelivery(std::move(body), queue, std::move(reason),
+                      std::move(done));
+}
+
+void Lifecycle::Core::BuryDelivery(std::string body, std::string queue,
+                                   std::string reason, Done done) {
+  Log(LogLevel::kError, "delivery goes to the dead letters",
+      {{"queue", queue},
+       {"why", reason},
+       {"begins", absl::string_view(body).substr(0, 200)}});
+  scope.Repeat<bool>(
+      [this, body = std::move(body), queue = std::move(queue),
+       reason = std::move(reason)](Callback<bool> cb) {
+        scope.broker->PublishDead(queue, body, reason, AsDone(std::move(cb)));
+      },
+      AsCallback(std::move(done)));
+}
+
+void Lifecycle::RefreshRunning(std::vector<std::string> task_ids) {
+  // A failure is mended by the next one; states live for days.
+  core_->scope.backend->Refresh(
+      std::move(task_ids), Backend::RefreshWhich::kAll,
+      core_->scope.options.pending_expire_in, [](absl::Status) {});
+}
+
+}  // namespace penstock

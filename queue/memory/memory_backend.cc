@@ -1,0 +1,602 @@
+#include "queue/memory/memory_backend.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+
+namespace penstock {
+namespace {
+
+// A map whose entries end at a time of their own.
+template <typename T>
+class ExpiringMap {
+ public:
+  T* Find(const std::string& key, absl::Time now) {
+    auto it = entries_.find(key);
+    if (it == entries_.end()) return nullptr;
+    if (it->second.expires > now) return &it->second.value;
+    entries_.erase(it);
+    return nullptr;
+  }
+  T& Put(const std::string& key, T value, absl::Time expires) {
+    Entry& entry = entries_[key];
+    entry = {std::move(value), expires};
+    return entry.value;
+  }
+  void Extend(const std::string& key, absl::Time expires) {
+    auto it = entries_.find(key);
+    if (it != entries_.end()) it->second.expires = expires;
+  }
+  void Erase(const std::string& key) { entries_.erase(key); }
+  void DropExpired(absl::Time now) {
+    std::erase_if(entries_,
+                  [now](const auto& e) { return e.second.expires <= now; });
+  }
+
+ private:
+  struct Entry {
+    T value;
+    absl::Time expires;
+  };
+  std::map<std::string, Entry> entries_;
+};
+
+struct Submit {
+  std::string payload_hash;
+  std::string nonce;
+};
+struct Mark {
+  std::string error;
+  std::string error_type;
+};
+struct Record {
+  WorkflowRecord workflow;
+  std::string token;  // of the claim
+};
+
+// A member of the delayed set: ordered by score, then id, as Redis orders.
+struct Delayed {
+  DelayedTask task;
+  int64_t score;
+};
+
+std::string RecordKey(WorkflowRecord::Kind kind, const std::string& id) {
+  return absl::StrCat(kind == WorkflowRecord::kGroup ? "g:" : "c:", id);
+}
+
+class MemoryBackend : public Backend {
+ public:
+  explicit MemoryBackend(Environment* environment)
+      : environment_(environment) {}
+
+  void CreatePending(std::vector<PendingRequest> requests,
+                     Callback<std::vector<PendingAnswer>> done) override {
+    std::vector<PendingAnswer> answers;
+    {
+      absl::MutexLock lock(&mu_);
+      Tick();
+      for (PendingRequest& request : requests) {
+        answers.push_back(CreateOne(std::move(request)));
+      }
+    }
+    Complete(std::move(done), std::move(answers));
+  }
+
+  void TakeBack(std::vector<std::string> task_ids, std::string nonce,
+                Callback<bool> done) override {
+    bool all_gone = true;
+    {
+      absl::MutexLock lock(&mu_);
+      for (const std::string& id : task_ids) {
+        TaskState* state = states_.Find(id, Now());
+        if (state == nullptr) continue;
+        Submit* submit = submits_.Find(id, Now());
+        if (state->status == Status::kPending && submit != nullptr &&
+            submit->nonce == nonce) {
+          states_.Erase(id);
+          submits_.Erase(id);
+        } else {
+          all_gone = false;
+        }
+      }
+    }
+    Complete(std::move(done), all_gone);
+  }
+
+  void Begin(BeginRequest request, Callback<BeginAnswer> done) override {
+    BeginAnswer answer;
+    {
+      absl::MutexLock lock(&mu_);
+      Tick();
+      answer = BeginOne(std::move(request));
+    }
+    Complete(std::move(done), std::move(answer));
+  }
+
+  void Finish(FinishRequest request, Callback<FinishAnswer> done) override {
+    FinishAnswer answer;
+    {
+      absl::MutexLock lock(&mu_);
+      answer = FinishOne(std::move(request));
+    }
+    Complete(std::move(done), std::move(answer));
+  }
+
+  void Continue(TaskState pending, absl::Duration ttl, absl::Duration final_ttl,
+                Callback<ContinueAnswer> done) override {
+    ContinueAnswer answer;
+    {
+      absl::MutexLock lock(&mu_);
+      TaskState* state = FindRestored(pending.task_id, final_ttl);
+      if (state == nullptr) {
+        Write(std::move(pending), ttl);
+      } else if (IsFinal(state->status)) {
+        answer = {.kind = ContinueAnswer::kFinal, .recorded = *state};
+      } else if (state->status != Status::kPending) {
+        answer.kind = ContinueAnswer::kPast;
+      }
+    }
+    Complete(std::move(done), std::move(answer));
+  }
+
+  void Abandon(TaskState failure, absl::Duration ttl,
+               Callback<bool> done) override {
+    bool abandoned = false;
+    {
+      absl::MutexLock lock(&mu_);
+      TaskState* state = states_.Find(failure.task_id, Now());
+      Mark* mark = marks_.Find(failure.task_id, Now());
+      if (state != nullptr && IsFinal(state->status)) {
+        // A repeat answers as the first time did.
+        abandoned = mark != nullptr && mark->error == failure.error &&
+                    state->error == failure.error;
+      } else if (state == nullptr || state->status == Status::kPending) {
+        abandoned = true;
+        marks_.Put(failure.task_id, {failure.error, failure.error_type},
+                   Now() + ttl);
+        WriteOver(state, std::move(failure), ttl);
+      }
+    }
+    Complete(std::move(done), abandoned);
+  }
+
+  void GetStates(std::vector<std::string> task_ids,
+                 Callback<std::vector<std::optional<TaskState>>> done) override {
+    std::vector<std::optional<TaskState>> states;
+    {
+      absl::MutexLock lock(&mu_);
+      for (const std::string& id : task_ids) {
+        TaskState* state = states_.Find(id, Now());
+        states.push_back(state == nullptr ? std::nullopt
+                                          : std::make_optional(*state));
+      }
+    }
+    Complete(std::move(done), std::move(states));
+  }
+
+  void Refresh(std::vector<std::string> task_ids, RefreshWhich which,
+               absl::Duration ttl, Done done) override {
+    {
+      absl::MutexLock lock(&mu_);
+      for (const std::string& id : task_ids) {
+        TaskState* state = states_.Find(id, Now());
+        if (state == nullptr || IsFinal(state->status)) continue;
+        if (which == RefreshWhich::kNotBegun &&
+            state->status != Status::kPending &&
+            state->status != Status::kRetry) {
+          continue;
+        }
+        states_.Extend(id, Now() + ttl);
+        submits_.Extend(id, Now() + ttl);
+      }
+    }
+    CompleteDone(std::move(done));
+  }
+
+  void CreateRecord(WorkflowRecord record, absl::Time visit, absl::Duration ttl,
+                    Callback<PendingAnswer> done) override {
+    PendingAnswer answer;
+    {
+      absl::MutexLock lock(&mu_);
+      answer = CreateRecordLocked(std::move(record), visit, ttl);
+    }
+    Complete(std::move(done), answer);
+  }
+
+  void GetRecord(WorkflowRecord::Kind kind, std::string id,
+                 Callback<std::optional<WorkflowRecord>> done) override {
+    std::optional<WorkflowRecord> found;
+    {
+      absl::MutexLock lock(&mu_);
+      if (Record* record = records_.Find(RecordKey(kind, id), Now())) {
+        found = record->workflow;
+        GroupMeta* meta = metas_.Find(id, Now());
+        found->chord_triggered = kind == WorkflowRecord::kGroup &&
+                                 meta != nullptr && meta->chord_triggered;
+      }
+    }
+    Complete(std::move(done), std::move(found));
+  }
+
+  void GetGroupMeta(std::string group_id,
+                    Callback<std::optional<GroupMeta>> done) override {
+    std::optional<GroupMeta> found;
+    {
+      absl::MutexLock lock(&mu_);
+      if (GroupMeta* meta = metas_.Find(group_id, Now())) found = *meta;
+    }
+    Complete(std::move(done), std::move(found));
+  }
+
+  void MarkRecord(WorkflowRecord::Kind kind, std::string id, RecordMark mark,
+                  absl::Time now, absl::Duration ttl,
+                  Callback<bool> done) override {
+    bool found = false;
+    {
+      absl::MutexLock lock(&mu_);
+      const std::string key = RecordKey(kind, id);
+      if (Record* record = records_.Find(key, Now())) {
+        found = true;
+        WorkflowRecord& workflow = record->workflow;
+        switch (mark) {
+          case RecordMark::kSubmitted:
+            workflow.submitted = true;
+            break;
+          case RecordMark::kSent:
+            workflow.sent = true;
+            break;
+          case RecordMark::kBurntSeen:
+            if (!workflow.burnt_time.has_value()) workflow.burnt_time = now;
+            break;
+        }
+        records_.Extend(key, Now() + ttl);
+        metas_.Extend(id, Now() + ttl);
+      }
+    }
+    Complete(std::move(done), found);
+  }
+
+  void RemoveRecord(WorkflowRecord::Kind kind, std::string id,
+                    std::string nonce, Done done) override {
+    {
+      absl::MutexLock lock(&mu_);
+      const std::string key = RecordKey(kind, id);
+      Record* record = records_.Find(key, Now());
+      if (record != nullptr && record->workflow.nonce == nonce) {
+        records_.Erase(key);
+        if (kind == WorkflowRecord::kGroup) metas_.Erase(id);
+        open_.erase(key);
+      }
+    }
+    CompleteDone(std::move(done));
+  }
+
+  void ClaimChord(std::string group_id, std::string token, absl::Time now,
+                  absl::Duration ttl, Callback<ClaimAnswer> done) override {
+    ClaimAnswer answer = ClaimAnswer::kRefused;
+    {
+      absl::MutexLock lock(&mu_);
+      const std::string key = RecordKey(WorkflowRecord::kGroup, group_id);
+      Record* record = records_.Find(key, Now());
+      GroupMeta* meta = metas_.Find(group_id, Now());
+      const bool triggered = meta != nullptr && meta->chord_triggered;
+      if (record != nullptr && record->token == token) {
+        answer = ClaimAnswer::kWon;
+      } else if (record != nullptr && !triggered &&
+                 !record->workflow.claim_time.has_value()) {
+        record->token = token;
+        record->workflow.claim_time = now;
+        if (meta != nullptr) meta->chord_triggered = true;
+        records_.Extend(key, Now() + ttl);
+        metas_.Extend(group_id, Now() + ttl);
+        answer = ClaimAnswer::kWon;
+      }
+    }
+    Complete(std::move(done), answer);
+  }
+
+  void LeaseOpen(absl::Time now, absl::Time next_visit, int limit,
+                 Callback<std::vector<OpenEntry>> done) override {
+    std::vector<OpenEntry> entries;
+    {
+      absl::MutexLock lock(&mu_);
+      for (auto& [key, open] : open_) {
+        if (static_cast<int>(entries.size()) == limit) break;
+        if (open.visit > now) continue;
+        open.visit = next_visit;
+        entries.push_back(open.entry);
+      }
+    }
+    Complete(std::move(done), std::move(entries));
+  }
+
+  void CloseOpen(OpenEntry entry, Done done) override {
+    {
+      absl::MutexLock lock(&mu_);
+      open_.erase(RecordKey(entry.kind, entry.id));
+    }
+    CompleteDone(std::move(done));
+  }
+
+  void Lay(DelayedTask task, Done done) override {
+    {
+      absl::MutexLock lock(&mu_);
+      task.due = absl::FromUnixMillis(absl::ToUnixMillis(task.due));
+      Reschedule(task.task_id, absl::ToUnixMillis(task.due));
+      std::string id = task.task_id;
+      const int64_t score = absl::ToUnixMillis(task.due);
+      delayed_[std::move(id)] = {std::move(task), score};
+    }
+    CompleteDone(std::move(done));
+  }
+
+  void LeaseDue(int limit, absl::Duration lease,
+                Callback<LeasedBatch> done) override {
+    LeasedBatch batch;
+    {
+      absl::MutexLock lock(&mu_);
+      const int64_t now = absl::ToUnixMillis(Now());
+      const int64_t until = now + absl::ToInt64Milliseconds(lease);
+      while (static_cast<int>(batch.tasks.size()) < limit &&
+             !due_order_.empty() && due_order_.begin()->first <= now) {
+        const std::string id = due_order_.begin()->second;
+        Reschedule(id, until);
+        Delayed& delayed = delayed_[id];
+        delayed.score = until;
+        batch.tasks.push_back({.task = delayed.task, .lease = until});
+      }
+      if (!due_order_.empty()) {
+        batch.next_due = absl::FromUnixMillis(due_order_.begin()->first);
+      }
+    }
+    Complete(std::move(done), std::move(batch));
+  }
+
+  void RemoveLeased(LeasedTask leased, Done done) override {
+    {
+      absl::MutexLock lock(&mu_);
+      auto it = delayed_.find(leased.task.task_id);
+      if (it != delayed_.end() && it->second.score == leased.lease &&
+          it->second.task.attempt == leased.task.attempt) {
+        due_order_.erase({it->second.score, it->first});
+        delayed_.erase(it);
+      }
+    }
+    CompleteDone(std::move(done));
+  }
+
+  void LayDead(DeadTask task, Done done) override {
+    {
+      absl::MutexLock lock(&mu_);
+      std::string key = absl::StrCat(task.queue, "\n", task.task_id);
+      dead_[std::move(key)] = std::move(task);
+    }
+    CompleteDone(std::move(done));
+  }
+
+  void SubscribeHints(
+      absl::AnyInvocable<void(std::string_view)> on_hint) override {
+    absl::MutexLock lock(&mu_);
+    on_hint_ = std::make_shared<OnHint>(std::move(on_hint));
+  }
+
+  void Ping(Done done) override { CompleteDone(std::move(done)); }
+
+ private:
+  using OnHint = absl::AnyInvocable<void(std::string_view)>;
+  struct Open {
+    OpenEntry entry;
+    absl::Time visit;
+  };
+
+  absl::Time Now() const { return environment_->Now(); }
+
+  // Each minute, what has expired is dropped.
+  void Tick() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (Now() < next_sweep_) return;
+    next_sweep_ = Now() + absl::Minutes(1);
+    states_.DropExpired(Now());
+    submits_.DropExpired(Now());
+    marks_.DropExpired(Now());
+    records_.DropExpired(Now());
+    metas_.DropExpired(Now());
+  }
+
+  // The state of `id`, after a mark over one that is not final has been turned
+  // into the FAILURE that it stands for.
+  TaskState* FindRestored(const std::string& id, absl::Duration final_ttl)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    TaskState* state = states_.Find(id, Now());
+    if (state != nullptr && IsFinal(state->status)) return state;
+    Mark* mark = marks_.Find(id, Now());
+    if (mark == nullptr) return state;
+    TaskState failure{.task_id = id,
+                      .status = Status::kFailure,
+                      .error = mark->error,
+                      .create_time = Now(),
+                      .error_type = mark->error_type,
+                      .finish_time = Now()};
+    return WriteOver(state, std::move(failure), final_ttl);
+  }
+
+  TaskState* Write(TaskState state, absl::Duration ttl)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    const std::string id = state.task_id;
+    return &states_.Put(id, std::move(state), Now() + ttl);
+  }
+
+  // Writes `state` and keeps what was known from the start, as Go's merge does.
+  TaskState* WriteOver(const TaskState* old, TaskState state,
+                       absl::Duration ttl) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (old != nullptr) {
+      state.create_time = old->create_time;
+      if (!old->task_name.empty()) state.task_name = old->task_name;
+    }
+    const std::string id = state.task_id;
+    TaskState* written = Write(std::move(state), ttl);
+    Hint(id);
+    return written;
+  }
+
+  PendingAnswer CreateOne(PendingRequest request)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    const std::string id = request.state.task_id;
+    TaskState* state = FindRestored(id, request.ttl);
+    if (state == nullptr) {
+      submits_.Put(id, {request.payload_hash, request.nonce},
+                   Now() + request.ttl);
+      Write(std::move(request.state), request.ttl);
+      return PendingAnswer::kCreated;
+    }
+    Submit* submit = submits_.Find(id, Now());
+    if (submit == nullptr || submit->payload_hash != request.payload_hash) {
+      return PendingAnswer::kTaken;
+    }
+    if (state->status != Status::kPending) return PendingAnswer::kPast;
+    return submit->nonce == request.nonce ? PendingAnswer::kCreated
+                                          : PendingAnswer::kRepeat;
+  }
+
+  BeginAnswer BeginOne(BeginRequest request)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    TaskState& started = request.started;
+    started.begins = 1;
+    TaskState* state = FindRestored(started.task_id, request.final_ttl);
+    if (state != nullptr) {
+      if (IsFinal(state->status)) return {BeginAnswer::kFinal, *state};
+      if (state->status == Status::kRetry &&
+          started.attempt < state->next_attempt) {
+        return {BeginAnswer::kMove, *state};
+      }
+      if (state->status == Status::kStarted) {
+        if (started.attempt < state->attempt) {
+          return {BeginAnswer::kStale, *state};
+        }
+        if (started.attempt == state->attempt) {
+          if (state->run == started.run) return {BeginAnswer::kRun, {}};
+          started.begins = state->begins + 1;
+        }
+      }
+      if (started.begins > request.max_begins) {
+        return {BeginAnswer::kWornOut, *state};
+      }
+    }
+    WriteOver(state, std::move(started), request.ttl);
+    return {BeginAnswer::kRun, {}};
+  }
+
+  FinishAnswer FinishOne(FinishRequest request)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    TaskState& outcome = request.outcome;
+    TaskState* state = states_.Find(outcome.task_id, Now());
+    if (state != nullptr && IsFinal(state->status)) {
+      if (!outcome.run.empty() && state->run == outcome.run) {
+        return {FinishAnswer::kWritten, {}};
+      }
+      return {FinishAnswer::kFinal, *state};
+    }
+    state = FindRestored(outcome.task_id, request.final_ttl);
+    if (state != nullptr && IsFinal(state->status)) {
+      return {FinishAnswer::kFinal, *state};
+    }
+    if (outcome.status == Status::kRetry && state != nullptr) {
+      if (state->status == Status::kRetry && state->run == outcome.run) {
+        return {FinishAnswer::kWritten, {}};
+      }
+      const bool current = state->status == Status::kStarted &&
+                           state->attempt == outcome.attempt &&
+                           state->run == outcome.run;
+      // A record without a run is a Go writer's.
+      if (!current && !state->run.empty()) return {FinishAnswer::kStale, {}};
+    }
+    WriteOver(state, std::move(outcome), request.ttl);
+    return {FinishAnswer::kWritten, {}};
+  }
+
+  PendingAnswer CreateRecordLocked(WorkflowRecord record, absl::Time visit,
+                                   absl::Duration ttl)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    const std::string key = RecordKey(record.kind, record.id);
+    if (Record* existing = records_.Find(key, Now())) {
+      if (existing->workflow.nonce == record.nonce) {
+        return PendingAnswer::kCreated;
+      }
+      return existing->workflow.payload_hash == record.payload_hash
+                 ? PendingAnswer::kRepeat
+                 : PendingAnswer::kTaken;
+    }
+    if (record.kind == WorkflowRecord::kGroup) {
+      GroupMeta* meta = metas_.Find(record.id, Now());
+      if (meta != nullptr && meta->task_ids != record.task_ids) {
+        return PendingAnswer::kTaken;
+      }
+      if (meta == nullptr) {
+        metas_.Put(record.id,
+                   {.group_id = record.id,
+                    .task_ids = record.task_ids,
+                    .create_time = record.create_time},
+                   Now() + ttl);
+      }
+    }
+    open_.try_emplace(
+        key, Open{{record.kind, record.id, record.create_time}, visit});
+    records_.Put(key, {std::move(record), ""}, Now() + ttl);
+    return PendingAnswer::kCreated;
+  }
+
+  void Reschedule(const std::string& id, int64_t score)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    auto it = delayed_.find(id);
+    if (it != delayed_.end()) due_order_.erase({it->second.score, id});
+    due_order_.insert({score, id});
+  }
+
+  void Hint(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (on_hint_ == nullptr) return;
+    environment_->RunAfter(absl::ZeroDuration(),
+                           [on_hint = on_hint_, id] { (*on_hint)(id); });
+  }
+
+  template <typename T>
+  void Complete(Callback<T> done, T result) {
+    environment_->RunAfter(
+        absl::ZeroDuration(),
+        [done = std::move(done), result = std::move(result)]() mutable {
+          std::move(done)(std::move(result));
+        });
+  }
+  void CompleteDone(Done done) {
+    environment_->RunAfter(absl::ZeroDuration(),
+                           [done = std::move(done)]() mutable {
+                             std::move(done)(absl::OkStatus());
+                           });
+  }
+
+  Environment* const environment_;
+
+  absl::Mutex mu_;
+  ExpiringMap<TaskState> states_ ABSL_GUARDED_BY(mu_);
+  ExpiringMap<Submit> submits_ ABSL_GUARDED_BY(mu_);
+  ExpiringMap<Mark> marks_ ABSL_GUARDED_BY(mu_);
+  ExpiringMap<Record> records_ ABSL_GUARDED_BY(mu_);
+  ExpiringMap<GroupMeta> metas_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, Open> open_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, Delayed> delayed_ ABSL_GUARDED_BY(mu_);
+  std::set<std::pair<int64_t, std::string>> due_order_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, DeadTask> dead_ ABSL_GUARDED_BY(mu_);
+  absl::Time next_sweep_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
+  std::shared_ptr<OnHint> on_hint_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> MakeMemoryBackend(Environment* environment) {
+  return std::make_unique<MemoryBackend>(environment);
+}
+
+}  // namespace penstock

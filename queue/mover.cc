@@ -1,0 +1,157 @@
+#include "queue/mover.h"
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "queue/errors.h"
+#include "queue/wire/task_json.h"
+
+namespace penstock {
+namespace {
+
+// How long to sleep when this process expects nothing: another one may have laid
+// a task and died.
+constexpr absl::Duration kIdle = absl::Milliseconds(500);
+
+}  // namespace
+
+void Mover::Start() {
+  {
+    absl::MutexLock lock(&mu_);
+    started_ = true;
+  }
+  WakeAt(scope_->environment->Now());
+}
+
+void Mover::WakeAt(absl::Time time) {
+  const absl::Time now = scope_->environment->Now();
+  time = std::max(time, now);
+  {
+    absl::MutexLock lock(&mu_);
+    // An earlier wake-up looks after this one too.
+    if (!started_ || next_wake_ <= time) return;
+    next_wake_ = time;
+  }
+  scope_->After(time - now, [this, time](absl::Status status) {
+    if (!status.ok()) return;
+    {
+      absl::MutexLock lock(&mu_);
+      if (next_wake_ != time || round_runs_) return;
+      next_wake_ = absl::InfiniteFuture();
+      round_runs_ = true;
+    }
+    Round();
+  });
+}
+
+void Mover::Round() {
+  const absl::Time lease_end =
+      scope_->environment->Now() + scope_->options.lease;
+  scope_->backend->LeaseDue(
+      scope_->options.mover_batch, scope_->options.lease,
+      scope_->Guard<LeasedBatch>(
+          [this, lease_end](absl::StatusOr<LeasedBatch> batch) {
+            if (!batch.ok()) {
+              RoundEnded(/*more=*/false, std::nullopt);
+              return;
+            }
+            if (batch->tasks.empty()) {
+              RoundEnded(/*more=*/false, batch->next_due);
+              return;
+            }
+            const bool more = static_cast<int>(batch->tasks.size()) ==
+                              scope_->options.mover_batch;
+            auto left = std::make_shared<std::atomic<size_t>>(
+                batch->tasks.size());
+            for (LeasedTask& leased : batch->tasks) {
+              Publish(std::move(leased), lease_end,
+                      [this, left, more,
+                       next_due = batch->next_due](absl::Status) {
+                        if (left->fetch_sub(1) == 1) RoundEnded(more, next_due);
+                      });
+            }
+          }));
+}
+
+void Mover::RoundEnded(bool more, std::optional<absl::Time> next_due) {
+  const absl::Time now = scope_->environment->Now();
+  absl::Time wake = more ? now : now + kIdle;
+  if (next_due.has_value()) wake = std::min(wake, *next_due);
+  {
+    absl::MutexLock lock(&mu_);
+    round_runs_ = false;
+    // What Expect asked for during the round.
+    wake = std::min(wake, std::exchange(next_wake_, absl::InfiniteFuture()));
+  }
+  WakeAt(wake);
+}
+
+void Mover::Publish(LeasedTask leased, absl::Time lease_end, Done done) {
+  const DelayedTask& task = leased.task;
+  Message message{.task_id = task.task_id,
+                  .routing_key = task.routing_key,
+                  .queue = task.queue,
+                  .body = task.body,
+                  .priority = task.priority};
+  absl::StatusOr<Task> decoded = DecodeTask(task.body);
+  if (decoded.ok()) message.headers = std::move(decoded->headers);
+  scope_->broker->Publish(
+      std::move(message),
+      scope_->GuardDone([this, leased = std::move(leased), lease_end,
+                         done = std::move(done)](absl::Status status) mutable {
+        if (status.ok()) {
+          // A failure here lets it be published again when the lease ends.
+          scope_->backend->RemoveLeased(std::move(leased),
+                                        scope_->GuardDone(std::move(done)));
+          return;
+        }
+        const absl::Time now = scope_->environment->Now();
+        if (IsTransient(status) &&
+            now + scope_->options.lease / 2 < lease_end) {
+          scope_->After(scope_->Backoff(3),
+                        [this, leased = std::move(leased), lease_end,
+                         done = std::move(done)](absl::Status status) mutable {
+                          if (!status.ok()) {
+                            std::move(done)(std::move(status));
+                            return;
+                          }
+                          Publish(std::move(leased), lease_end,
+                                  std::move(done));
+                        });
+          return;
+        }
+        if (!absl::IsCancelled(status) && !IsTransient(status) &&
+            now - leased.task.due > scope_->options.unroutable_limit) {
+          EndUnroutable(std::move(leased), std::move(status), std::move(done));
+          return;
+        }
+        std::move(done)(std::move(status));
+      }));
+}
+
+void Mover::EndUnroutable(LeasedTask leased, absl::Status why, Done done) {
+  absl::StatusOr<Task> task = DecodeTask(leased.task.body);
+  if (!task.ok()) {
+    std::move(done)(task.status());
+    return;
+  }
+  std::string queue =
+      leased.task.queue.empty() ? leased.task.routing_key : leased.task.queue;
+  continuation_->End(
+      *std::move(task), Continuation::EndWhich::kNotFinal,
+      {.error = std::string(why.message()),
+       .error_type = std::string(kErrorUnroutable)},
+      std::move(queue),
+      scope_->GuardDone([this, leased = std::move(leased),
+                         done = std::move(done)](absl::Status status) mutable {
+        if (!status.ok()) {
+          std::move(done)(std::move(status));
+          return;
+        }
+        scope_->backend->RemoveLeased(std::move(leased), std::move(done));
+      }));
+}
+
+}  // namespace penstock

@@ -1,0 +1,349 @@
+#include "queue/submitter.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "queue/dispatch.h"
+#include "queue/errors.h"
+#include "queue/wire/task_json.h"
+#include "queue/workflow.h"
+
+namespace penstock {
+namespace {
+
+// A confirm's deadline starts at its publish: so many are on the way at most.
+constexpr size_t kMostInFlight = 1000;
+
+}  // namespace
+
+// One call of a client. Its parts are written by one callback after the other;
+// only the count of publishes is shared between callbacks that may run at once.
+struct Submitter::Call {
+  Submission submission;
+  Callback<Submitted> done;
+  std::string nonce;
+  absl::Time create_time;
+  absl::Duration ttl;
+
+  std::vector<Task> to_send;        // the task, the first link, the members
+  std::vector<TaskState> promised;  // PENDING without a publish of ours
+  std::optional<WorkflowRecord> record;
+  size_t window = kMostInFlight;
+
+  std::vector<PendingAnswer> answers;  // of to_send, then of promised
+  bool replayed = false;
+
+  absl::Mutex mu;
+  size_t next ABSL_GUARDED_BY(mu) = 0;  // the next of to_send to look at
+  size_t in_flight ABSL_GUARDED_BY(mu) = 0;
+  size_t sent ABSL_GUARDED_BY(mu) = 0;     // confirmed, or past PENDING before
+  size_t unknown ABSL_GUARDED_BY(mu) = 0;  // may have been sent
+  absl::Status failure ABSL_GUARDED_BY(mu);
+  bool settled ABSL_GUARDED_BY(mu) = false;
+
+  // Whether no other submission may have sent any of it.
+  bool OwnsAll() const {
+    return std::all_of(answers.begin(), answers.end(), [](PendingAnswer a) {
+      return a == PendingAnswer::kCreated;
+    });
+  }
+  std::vector<std::string> AllIds() const {
+    std::vector<std::string> ids;
+    for (const Task& task : to_send) ids.push_back(task.id);
+    for (const TaskState& state : promised) ids.push_back(state.task_id);
+    return ids;
+  }
+};
+
+void Submitter::SubmitTask(Task task, Submission submission,
+                           Callback<Submitted> done) {
+  auto call = std::make_shared<Call>();
+  call->submission = std::move(submission);
+  call->done = std::move(done);
+  call->to_send.push_back(std::move(task));
+  Start(std::move(call));
+}
+
+void Submitter::SubmitChain(std::vector<Task> links, Submission submission,
+                            Callback<Submitted> done) {
+  if (links.size() == 1) {
+    SubmitTask(std::move(links.front()), std::move(submission),
+               std::move(done));
+    return;
+  }
+  auto call = std::make_shared<Call>();
+  call->submission = std::move(submission);
+  call->done = std::move(done);
+  const absl::Time now = scope_->environment->Now();
+  call->record = WorkflowRecord{.kind = WorkflowRecord::kChain,
+                                .id = links.front().id};
+  for (const Task& link : links) {
+    call->record->task_ids.push_back(link.id);
+    if (&link != &links.front()) {
+      call->promised.push_back(PendingStateOf(link, now));
+    }
+  }
+  call->to_send.push_back(LinkChain(std::move(links)));
+  Start(std::move(call));
+}
+
+void Submitter::SubmitGroup(std::string group_id, std::vector<Task> members,
+                            std::optional<Task> callback, int send_concurrency,
+                            Submission submission, Callback<Submitted> done) {
+  auto call = std::make_shared<Call>();
+  call->submission = std::move(submission);
+  call->done = std::move(done);
+  if (send_concurrency > 0) {
+    call->window = std::min<size_t>(send_concurrency, kMostInFlight);
+  }
+  call->record = WorkflowRecord{.kind = WorkflowRecord::kGroup, .id = group_id};
+  for (const Task& member : members) {
+    call->record->task_ids.push_back(member.id);
+  }
+  if (callback.has_value()) {
+    call->record->callback = EncodeTask(*callback);
+    call->promised.push_back(
+        PendingStateOf(*callback, scope_->environment->Now()));
+  }
+  LinkGroup(members, group_id, call->record->callback);
+  call->to_send = std::move(members);
+  Start(std::move(call));
+}
+
+void Submitter::Start(CallPtr call) {
+  call->nonce = scope_->environment->NewUuid();
+  call->create_time = scope_->environment->Now();
+  call->ttl = scope_->options.pending_expire_in;
+  for (Task& task : call->to_send) {
+    if (task.routing_key.empty()) {
+      task.routing_key = scope_->broker->DefaultRoutingKey();
+    }
+    call->ttl = std::max(call->ttl, PendingTtl(*scope_, task));
+  }
+  if (!call->record.has_value()) {
+    CreateStates(std::move(call));
+    return;
+  }
+  call->record->payload_hash = call->submission.payload_hash;
+  call->record->nonce = call->nonce;
+  call->record->create_time = call->create_time;
+  scope_->backend->CreateRecord(
+      *call->record, call->create_time + scope_->options.visit_interval,
+      call->ttl,
+      scope_->Guard<PendingAnswer>(
+          [this, call](absl::StatusOr<PendingAnswer> answer) {
+            if (!answer.ok()) {
+              std::move(call->done)(answer.status());
+              return;
+            }
+            if (*answer == PendingAnswer::kTaken) {
+              const bool chain = call->record->kind == WorkflowRecord::kChain;
+              std::move(call->done)(MakeError(
+                  absl::StatusCode::kAlreadyExists,
+                  chain ? reason::kTaskIdExists : reason::kGroupIdExists,
+                  absl::StrCat(chain ? "a chain that begins with task "
+                                     : "another group with the id ",
+                               call->record->id, " exists already"),
+                  {{chain ? "task_id" : "group_id", call->record->id}}));
+              return;
+            }
+            CreateStates(call);
+          }));
+}
+
+void Submitter::CreateStates(CallPtr call) {
+  std::vector<PendingRequest> requests;
+  auto add = [&](TaskState state) {
+    requests.push_back({.state = std::move(state),
+                        .payload_hash = call->submission.payload_hash,
+                        .nonce = call->nonce,
+                        .ttl = call->ttl});
+  };
+  for (const Task& task : call->to_send) {
+    add(PendingStateOf(task, call->create_time));
+  }
+  for (const TaskState& state : call->promised) add(state);
+  scope_->backend->CreatePending(
+      std::move(requests),
+      scope_->Guard<std::vector<PendingAnswer>>(
+          [this, call](absl::StatusOr<std::vector<PendingAnswer>> answers) {
+            if (!answers.ok()) {
+              std::move(call->done)(answers.status());
+              return;
+            }
+            call->answers = *std::move(answers);
+            auto taken =
+                std::find(call->answers.begin(), call->answers.end(),
+                          PendingAnswer::kTaken);
+            if (taken != call->answers.end()) {
+              const std::string id =
+                  call->AllIds()[taken - call->answers.begin()];
+              TakeBack(call, MakeError(absl::StatusCode::kAlreadyExists,
+                                     reason::kTaskIdExists,
+                                     absl::StrCat("another task with the id ",
+                                                  id, " exists already"),
+                                     {{"task_id", id}}));
+              return;
+            }
+            call->replayed = !call->OwnsAll();
+            SendNext(call);
+          }));
+}
+
+// Sends what the window lets through; the last one to settle goes on.
+void Submitter::SendNext(CallPtr call) {
+  std::vector<size_t> now;
+  bool settled;
+  {
+    absl::MutexLock lock(&call->mu);
+    while (call->next < call->to_send.size() &&
+           call->in_flight < call->window) {
+      const size_t index = call->next++;
+      if (call->answers[index] == PendingAnswer::kPast) {
+        ++call->sent;
+        continue;
+      }
+      ++call->in_flight;
+      now.push_back(index);
+    }
+    settled = call->in_flight == 0 && !call->settled;
+    if (settled) call->settled = true;
+  }
+  for (size_t index : now) SendOne(call, index);
+  if (settled) AllSettled(std::move(call));
+}
+
+void Submitter::SendOne(CallPtr call, size_t index) {
+  Done settled = scope_->GuardDone([this, call, index](absl::Status status) {
+    if (status.ok() && call->to_send[index].eta.has_value()) {
+      mover_->Expect(call->to_send[index].eta->time);
+    }
+    bool next;
+    {
+      absl::MutexLock lock(&call->mu);
+      --call->in_flight;
+      if (status.ok()) {
+        ++call->sent;
+      } else {
+        // Only a returned message, or one too large, surely was not sent; and
+        // not even that when another submission sends the same task.
+        const bool surely_not =
+            !IsTransient(status) && !absl::IsCancelled(status) &&
+            call->answers[index] == PendingAnswer::kCreated;
+        if (!surely_not) ++call->unknown;
+        if (call->failure.ok()) call->failure = std::move(status);
+      }
+      next = call->in_flight == 0 || call->next < call->to_send.size();
+    }
+    if (next) SendNext(call);
+  });
+  Dispatch(*scope_, call->to_send[index], call->submission.deadline,
+           std::move(settled));
+}
+
+void Submitter::AllSettled(CallPtr call) {
+  absl::Status failure;
+  size_t sent;
+  bool nothing_sent;
+  {
+    absl::MutexLock lock(&call->mu);
+    failure = call->failure;
+    sent = call->sent;
+    nothing_sent = call->sent == 0 && call->unknown == 0;
+  }
+  if (failure.ok()) {
+    MarkSubmitted(std::move(call));
+    return;
+  }
+  if (nothing_sent && call->OwnsAll()) {
+    TakeBack(std::move(call), std::move(failure));
+    return;
+  }
+  if (sent > 0) {
+    std::move(call->done)(MakeError(
+        absl::StatusCode::kAborted, reason::kGroupPartiallySent,
+        absl::StrCat(sent, " of ", call->to_send.size(),
+                     " tasks were sent; repeat the call with the same ids to "
+                     "send the rest: ",
+                     std::string(failure.message())),
+        {{"sent", absl::StrCat(sent)},
+         {"total", absl::StrCat(call->to_send.size())}}));
+    return;
+  }
+  std::move(call->done)(std::move(failure));
+}
+
+// Nothing was sent, so nothing of this call stays; it answers `why`, or, where
+// another call has taken up its states meanwhile, that it cannot tell.
+void Submitter::TakeBack(CallPtr call, absl::Status why) {
+  auto removed = [call](const absl::Status& answer) {
+    std::move(call->done)(answer);
+  };
+  auto taken_back = [this, call, why,
+                     removed](absl::StatusOr<bool> all_gone) mutable {
+    const bool ours = call->OwnsAll();
+    if (ours && (!all_gone.ok() || !*all_gone)) {
+      removed(MakeError(
+          absl::StatusCode::kUnavailable, reason::kBackendUnavailable,
+          absl::StrCat("not sent, but its states could not be taken back: ",
+                       std::string(why.message()))));
+    } else if (!call->record.has_value()) {
+      removed(why);
+    } else {
+      scope_->backend->RemoveRecord(
+          call->record->kind, call->record->id, call->nonce,
+          scope_->GuardDone([removed, why](absl::Status) { removed(why); }));
+    }
+  };
+  scope_->backend->TakeBack(call->AllIds(), call->nonce,
+                            scope_->Guard<bool>(std::move(taken_back)));
+}
+
+void Submitter::MarkSubmitted(CallPtr call) {
+  if (!call->record.has_value()) {
+    Accept(std::move(call));
+    return;
+  }
+  scope_->backend->MarkRecord(
+      call->record->kind, call->record->id, RecordMark::kSubmitted,
+      scope_->environment->Now(), call->ttl,
+      scope_->Guard<bool>([this, call](absl::StatusOr<bool> marked) {
+        if (!marked.ok()) {
+          std::move(call->done)(marked.status());
+          return;
+        }
+        if (!*marked) {
+          std::move(call->done)(MakeError(
+              absl::StatusCode::kUnavailable, reason::kBackendUnavailable,
+              "the workflow's record is gone; it may or may not run to its "
+              "end: repeat the call with the same ids"));
+          return;
+        }
+        Accept(call);
+      }));
+}
+
+void Submitter::Accept(CallPtr call) {
+  if (!call->replayed) {
+    std::move(call->done)(Submitted{.create_time = call->create_time});
+    return;
+  }
+  // An equal call came before: its time is the one that counts.
+  const std::string id = call->to_send.front().id;
+  scope_->backend->GetStates(
+      {id},
+      scope_->Guard<std::vector<std::optional<TaskState>>>(
+          [call](absl::StatusOr<std::vector<std::optional<TaskState>>> states) {
+            Submitted submitted{.replayed = true,
+                                .create_time = call->create_time};
+            if (states.ok() && states->front().has_value()) {
+              submitted.create_time = states->front()->create_time;
+            }
+            std::move(call->done)(submitted);
+          }));
+}
+
+}  // namespace penstock

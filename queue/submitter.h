@@ -1,0 +1,50 @@
+// Takes what a client sends, in the one order that loses nothing: PENDING of all
+// tasks, then the publishes, then OK. docs/architecture.md section 4, Submit.
+//
+// Owns no thread: runs on those of backend and broker. Thread-safe.
+
+#ifndef PENSTOCK_QUEUE_SUBMITTER_H_
+#define PENSTOCK_QUEUE_SUBMITTER_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "queue/lifecycle.h"
+#include "queue/mover.h"
+#include "queue/scope.h"
+
+namespace penstock {
+
+class Submitter {
+ public:
+  Submitter(Scope* scope, Mover* mover) : scope_(scope), mover_(mover) {}
+
+  void SubmitTask(Task task, Submission submission, Callback<Submitted> done);
+  void SubmitChain(std::vector<Task> links, Submission submission,
+                   Callback<Submitted> done);
+  void SubmitGroup(std::string group_id, std::vector<Task> members,
+                   std::optional<Task> callback, int send_concurrency,
+                   Submission submission, Callback<Submitted> done);
+
+ private:
+  struct Call;
+  using CallPtr = std::shared_ptr<Call>;
+
+  void Start(CallPtr call);
+  void CreateStates(CallPtr call);
+  void SendNext(CallPtr call);
+  void SendOne(CallPtr call, size_t index);
+  void AllSettled(CallPtr call);
+  void MarkSubmitted(CallPtr call);
+  void Accept(CallPtr call);
+  void TakeBack(CallPtr call, absl::Status why);
+
+  Scope* const scope_;
+  Mover* const mover_;
+};
+
+}  // namespace penstock
+
+#endif  // PENSTOCK_QUEUE_SUBMITTER_H_

@@ -1,0 +1,309 @@
+#include "queue/sweeper.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "queue/next_steps.h"
+#include "queue/telemetry/log.h"
+#include "queue/wire/task_json.h"
+
+namespace penstock {
+namespace {
+
+constexpr int kEntriesPerRound = 100;
+
+using States = std::vector<std::optional<TaskState>>;
+
+bool Ended(const std::optional<TaskState>& state) {
+  return state.has_value() && IsFinal(state->status);
+}
+
+// The callback of a chord and what it promises, callback first.
+std::vector<std::string> CallbackIds(const WorkflowRecord& record) {
+  std::vector<std::string> ids;
+  if (record.callback.empty()) return ids;
+  absl::StatusOr<Task> callback = DecodeTask(record.callback);
+  if (!callback.ok()) return ids;
+  ids.push_back(callback->id);
+  for (Promised& promised : PromisedAfter(*callback)) {
+    ids.push_back(std::move(promised.task_id));
+  }
+  return ids;
+}
+
+}  // namespace
+
+// One visit of one entry. Whatever it does, it calls `done` once at the end.
+struct Sweeper::Visit {
+  OpenEntry entry;
+  Done done;
+  WorkflowRecord record;
+  size_t members = 0;  // the first of `states`; the others are the callback's
+  States states;
+
+  void End() { std::move(done)(absl::OkStatus()); }
+};
+
+void Sweeper::Start() {
+  scope_->After(scope_->options.visit_interval *
+                    (0.5 + scope_->environment->Random() / 2),
+                [this](absl::Status status) {
+                  if (status.ok()) Round();
+                });
+}
+
+void Sweeper::Round() {
+  const absl::Time now = scope_->environment->Now();
+  scope_->backend->LeaseOpen(
+      now, now + scope_->options.visit_interval, kEntriesPerRound,
+      scope_->Guard<std::vector<OpenEntry>>(
+          [this](absl::StatusOr<std::vector<OpenEntry>> entries) {
+            if (absl::IsCancelled(entries.status())) return;
+            if (!entries.ok() || entries->empty()) {
+              Start();
+              return;
+            }
+            VisitNext(std::make_shared<std::vector<OpenEntry>>(
+                          *std::move(entries)),
+                      0);
+          }));
+}
+
+void Sweeper::VisitNext(std::shared_ptr<std::vector<OpenEntry>> entries,
+                        size_t next) {
+  if (next == entries->size()) {
+    if (next == kEntriesPerRound) {
+      Round();
+    } else {
+      Start();
+    }
+    return;
+  }
+  StartVisit((*entries)[next],
+             [this, entries, next](absl::Status status) {
+               // What could not be done now is done at the next visit.
+               if (!absl::IsCancelled(status)) VisitNext(entries, next + 1);
+             });
+}
+
+void Sweeper::StartVisit(OpenEntry entry, Done done) {
+  auto visit =
+      std::make_shared<Visit>(Visit{.entry = entry, .done = std::move(done)});
+  scope_->backend->GetRecord(
+      entry.kind, entry.id,
+      scope_->Guard<std::optional<WorkflowRecord>>(
+          [this, visit](absl::StatusOr<std::optional<WorkflowRecord>> record) {
+            if (!record.ok()) {
+              std::move(visit->done)(record.status());
+              return;
+            }
+            if (record->has_value()) {
+              visit->record = **std::move(record);
+              ReadStates(visit);
+              return;
+            }
+            // A submission that died before it wrote the record; its client may
+            // still come back with the same call.
+            if (scope_->environment->Now() - visit->entry.open_time >
+                scope_->options.request_window) {
+              Close(visit);
+              return;
+            }
+            visit->End();
+          }));
+}
+
+void Sweeper::ReadStates(VisitPtr visit) {
+  std::vector<std::string> ids = visit->record.task_ids;
+  visit->members = ids.size();
+  for (std::string& id : CallbackIds(visit->record)) ids.push_back(std::move(id));
+  auto read = [this, visit, ids](absl::Status status) {
+    if (!status.ok()) {
+      std::move(visit->done)(std::move(status));
+      return;
+    }
+    scope_->backend->GetStates(
+        ids, scope_->Guard<States>([this, visit](absl::StatusOr<States> states) {
+          if (!states.ok()) {
+            std::move(visit->done)(states.status());
+            return;
+          }
+          visit->states = *std::move(states);
+          if (visit->record.kind == WorkflowRecord::kChain) {
+            VisitChain(visit);
+          } else {
+            VisitGroup(visit);
+          }
+        }));
+  };
+  // Only what has not begun: a STARTED that no worker refreshes is a ghost's.
+  scope_->backend->Refresh(ids, Backend::RefreshWhich::kNotBegun,
+                           scope_->options.pending_expire_in,
+                           scope_->GuardDone(std::move(read)));
+}
+
+void Sweeper::VisitChain(VisitPtr visit) {
+  const WorkflowRecord& record = visit->record;
+  if (!record.submitted && scope_->environment->Now() - record.create_time >
+                               scope_->options.request_window) {
+    AbandonAll(visit, record.task_ids, "the chain was not submitted to its end");
+    return;
+  }
+  auto failed = std::find_if(
+      visit->states.begin(), visit->states.end(), [](const auto& state) {
+        return state.has_value() && state->status == Status::kFailure;
+      });
+  if (failed != visit->states.end()) {
+    const size_t index = failed - visit->states.begin();
+    std::vector<std::string> rest(record.task_ids.begin() + index + 1,
+                                  record.task_ids.end());
+    std::erase_if(rest, [&](const std::string& id) {
+      const size_t at =
+          std::find(record.task_ids.begin(), record.task_ids.end(), id) -
+          record.task_ids.begin();
+      return Ended(visit->states[at]);
+    });
+    if (!rest.empty()) {
+      AbandonAll(visit, std::move(rest),
+                 absl::StrCat("link ", (*failed)->task_name, " (",
+                              record.task_ids[index],
+                              ") failed: ", (*failed)->error));
+      return;
+    }
+  }
+  if (std::all_of(visit->states.begin(), visit->states.end(), Ended)) {
+    Close(visit);
+    return;
+  }
+  visit->End();
+}
+
+void Sweeper::VisitGroup(VisitPtr visit) {
+  const WorkflowRecord& record = visit->record;
+  const auto members_end = visit->states.begin() + visit->members;
+  if (!record.submitted) {
+    if (scope_->environment->Now() - record.create_time >
+        scope_->options.request_window) {
+      AbandonAll(visit, record.task_ids,
+                 "the group was not submitted to its end");
+      return;
+    }
+  } else {
+    std::vector<std::string> lost;
+    for (size_t i = 0; i < visit->members; ++i) {
+      if (!visit->states[i].has_value()) lost.push_back(record.task_ids[i]);
+    }
+    if (!lost.empty()) {
+      AbandonAll(visit, std::move(lost), "lost: its state has expired");
+      return;
+    }
+  }
+  if (!std::all_of(visit->states.begin(), members_end, Ended)) {
+    visit->End();
+    return;
+  }
+  if (record.callback.empty() || members_end == visit->states.end()) {
+    if (record.submitted) {
+      Close(visit);
+    } else {
+      visit->End();
+    }
+    return;
+  }
+  EndGroup(visit, *members_end, States(members_end + 1, visit->states.end()));
+}
+
+// All members are final: what is left is the callback and what follows it.
+void Sweeper::EndGroup(VisitPtr visit, const std::optional<TaskState>& callback,
+                       const States& promised) {
+  const WorkflowRecord& record = visit->record;
+  const absl::Time now = scope_->environment->Now();
+  auto send = [this, visit] {
+    std::vector<TaskState> members;
+    for (size_t i = 0; i < visit->members; ++i) {
+      members.push_back(*visit->states[i]);
+    }
+    continuation_->groups().SendChord(visit->record, members,
+                                      std::move(visit->done));
+  };
+  if (record.sent) {
+    if (!Ended(callback)) {
+      visit->End();
+    } else if (callback->status == Status::kFailure &&
+               !std::all_of(promised.begin(), promised.end(), Ended)) {
+      std::vector<std::string> ids = CallbackIds(record);
+      ids.erase(ids.begin());
+      AbandonAll(visit, std::move(ids),
+                 absl::StrCat("link ", callback->task_name, " (",
+                              callback->task_id,
+                              ") failed: ", callback->error));
+    } else if (record.submitted) {
+      Close(visit);
+    } else {
+      visit->End();
+    }
+  } else if (record.claim_time.has_value()) {
+    // Whoever claimed it may have died; every step of it may run twice.
+    if (now - *record.claim_time > scope_->options.claim_age) {
+      Log(LogLevel::kInfo, "continuing a chord's end that was cut short",
+          {{"group", record.id}});
+      send();
+    } else {
+      visit->End();
+    }
+  } else if (!record.chord_triggered) {
+    continuation_->groups().EndChord(record, std::move(visit->done));
+  } else if (!record.burnt_time.has_value()) {
+    // A Go worker set the flag: it may be about to send the callback.
+    MarkThenEnd(visit, RecordMark::kBurntSeen);
+  } else if (now - *record.burnt_time > 2 * scope_->options.claim_age) {
+    // It did not, or it did: then the callback's record says so.
+    const bool go_sent = callback.has_value() &&
+                         callback->status != Status::kPending &&
+                         !Ended(callback);
+    if (go_sent) {
+      MarkThenEnd(visit, RecordMark::kSent);
+    } else {
+      send();
+    }
+  } else {
+    visit->End();
+  }
+}
+
+void Sweeper::AbandonAll(VisitPtr visit, std::vector<std::string> task_ids,
+                         std::string cause) {
+  std::vector<Step> steps;
+  for (std::string& id : task_ids) {
+    steps.push_back(Abandon{.task_id = std::move(id), .cause = cause});
+  }
+  const bool mark = !visit->record.submitted;
+  continuation_->CarryOut(std::move(steps), [this, visit,
+                                             mark](absl::Status status) {
+    if (!status.ok() || !mark) {
+      std::move(visit->done)(std::move(status));
+      return;
+    }
+    MarkThenEnd(visit, RecordMark::kSubmitted);
+  });
+}
+
+void Sweeper::MarkThenEnd(VisitPtr visit, RecordMark mark) {
+  scope_->backend->MarkRecord(
+      visit->record.kind, visit->record.id, mark, scope_->environment->Now(),
+      scope_->options.pending_expire_in,
+      scope_->Guard<bool>([visit](absl::StatusOr<bool> marked) {
+        std::move(visit->done)(marked.status());
+      }));
+}
+
+void Sweeper::Close(VisitPtr visit) {
+  scope_->backend->CloseOpen(visit->entry,
+                             scope_->GuardDone([visit](absl::Status status) {
+                               std::move(visit->done)(std::move(status));
+                             }));
+}
+
+}  // namespace penstock
