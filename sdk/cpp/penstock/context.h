@@ -1,0 +1,31 @@
+// What a handler may know of the task that it runs, by taking a
+// `penstock::Context&` as its first parameter.
+
+#ifndef PENSTOCK_CONTEXT_H_
+#define PENSTOCK_CONTEXT_H_
+
+#include <map>
+#include <stop_token>
+#include <string>
+
+namespace penstock {
+
+struct Context {
+  std::string task_id;
+  std::string name;      // under which the handler is registered
+  int attempt = 1;       // 2 on the first retry, and so on
+  std::string group_id;  // empty: not in a group
+  std::string queue;     // that the task was taken from
+  // The task's headers that are strings; others are passed on but not shown.
+  std::map<std::string, std::string> headers;
+  // The broker says that it delivered this task before. Only a hint: a task may
+  // run twice without it, so make handlers repeatable.
+  bool redelivered = false;
+  // Fires when the worker's drain deadline has passed: return soon, with any
+  // result. What has not returned by then runs again on another worker.
+  std::stop_token stop;
+};
+
+}  // namespace penstock
+
+#endif  // PENSTOCK_CONTEXT_H_

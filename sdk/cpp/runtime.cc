@@ -1,0 +1,455 @@
+#include "sdk/cpp/runtime.h"
+
+#include <algorithm>
+#include <exception>
+#include <iterator>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "queue/telemetry/log.h"
+#include "queue/wire/task_json.h"
+#include "sdk/cpp/outcome.h"
+
+namespace penstock {
+namespace {
+
+// Below this, tasks are begun ahead of the runners: a Begin takes a round trip
+// to the backend, and costs a worker of short tasks its throughput. Longer ones
+// are begun when a runner is free, so that STARTED means started, and a crash
+// counts (Lifecycle's max_begins) against few that had no part in it.
+constexpr absl::Duration kShortRun = absl::Milliseconds(20);
+
+// RabbitMQ ends a consumer that holds a delivery for 30 minutes by default.
+constexpr absl::Duration kLongRun = absl::Minutes(25);
+constexpr absl::Duration kTick = absl::Minutes(1);
+
+constexpr absl::Duration kFirstPoll = absl::Milliseconds(100);
+constexpr absl::Duration kLastPoll = absl::Seconds(5);
+
+Context MakeContext(const Task& task, const std::string& queue,
+                    bool redelivered, std::stop_token stop) {
+  Context context{
+      .task_id = task.id,
+      .name = task.name,
+      .attempt = AttemptOf(task),
+      .group_id = task.group_id,
+      .queue = queue,
+      .headers = {},
+      .redelivered = redelivered,
+      .stop = std::move(stop),
+  };
+  for (const auto& [key, json] : task.headers) {
+    if (auto text = StringHeader(task, key)) context.headers[key] = *text;
+  }
+  return context;
+}
+
+// The one place where exceptions are caught: handlers are not ours.
+absl::StatusOr<Results> CallHandler(const Handler& handler, Context& context,
+                                    const std::vector<Value>& args) {
+  try {
+    return handler(context, args);
+  } catch (const std::exception& thrown) {
+    return ExceptionError(thrown.what());
+  } catch (...) {
+    return ExceptionError("unknown exception");
+  }
+}
+
+}  // namespace
+
+Runtime::Runtime(World world, Handlers handlers, RuntimeOptions options)
+    : world_(world),
+      handlers_(std::move(handlers)),
+      options_(std::move(options)),
+      refreshed_(world.environment->Now()) {}
+
+absl::Status Runtime::Start(ConsumeOptions consume) {
+  if (options_.hooks.on_consume_start) options_.hooks.on_consume_start();
+  // The gate is held until consumer_ stands: a delivery may come before.
+  absl::MutexLock lock(&gate_);
+  absl::StatusOr<std::unique_ptr<Consumer>> consumer = world_.broker->Consume(
+      std::move(consume), [self = shared_from_this()](Delivery delivery) {
+        self->OnDelivery(std::move(delivery));
+      });
+  if (!consumer.ok()) return consumer.status();
+  consumer_ = *std::move(consumer);
+  world_.environment->RunAfter(kTick, [weak = weak_from_this()] {
+    if (auto self = weak.lock()) self->Tick();
+  });
+  return absl::OkStatus();
+}
+
+// ---- from the delivery to the backlog
+
+void Runtime::OnDelivery(Delivery delivery) {
+  absl::StatusOr<Task> task = DecodeTask(delivery.body);
+  if (task.ok() && task->id.empty()) {
+    task = absl::InvalidArgumentError("UUID is empty");  // no place for a state
+  }
+  if (!task.ok()) {
+    Log(LogLevel::kError, "undecodable delivery: laid into the dead letters",
+        {{"queue", delivery.queue},
+         {"why", task.status().message()},
+         {"body", absl::string_view(delivery.body).substr(0, 200)}});
+    ReportError(task.status(), nullptr);
+    Done done = AckAfter(delivery.tag);
+    Outside([&] {
+      world_.lifecycle->Bury(std::move(delivery.body), delivery.queue,
+                             std::string(task.status().message()),
+                             std::move(done));
+    });
+    return;
+  }
+  if (!handlers_.contains(task->name)) {
+    Log(LogLevel::kWarning, "task is not registered here: passed on",
+        {{"task", task->id}, {"name", task->name}, {"queue", delivery.queue}});
+    Done done = AckAfter(delivery.tag);
+    Outside([&] {
+      world_.lifecycle->PassOn(*std::move(task), delivery.queue,
+                               std::move(done));
+    });
+    return;
+  }
+  std::vector<Taken> deliveries;
+  deliveries.push_back({.tag = delivery.tag,
+                        .queue = std::move(delivery.queue),
+                        .redelivered = delivery.redelivered,
+                        .task = *std::move(task)});
+  Take(std::move(deliveries));
+}
+
+Done Runtime::AckAfter(DeliveryTag tag) {
+  {
+    absl::MutexLock lock(&mu_);
+    ++set_aside_;
+  }
+  return [self = shared_from_this(), tag](absl::Status status) {
+    if (status.ok()) {
+      self->Outside([&] { self->consumer_->Ack(tag); });
+    }
+    absl::MutexLock lock(&self->mu_);
+    --self->set_aside_;
+  };
+}
+
+void Runtime::Take(std::vector<Taken> deliveries) {
+  std::vector<Taken> returned;
+  {
+    absl::MutexLock lock(&mu_);
+    for (Taken& taken : deliveries) {
+      if (draining_) {
+        returned.push_back(std::move(taken));
+      } else if (!AttachLocked(taken)) {
+        backlog_.push_back(std::move(taken));
+      }
+    }
+  }
+  Return(returned);
+  BeginMore();
+}
+
+// A copy of what is under way here, or another attempt of it, hangs on to that.
+bool Runtime::AttachLocked(Taken& taken) {
+  auto found = runs_.find(taken.task.id);
+  if (found == runs_.end()) return false;
+  Run& run = *found->second;
+  const bool same = AttemptOf(taken.task) == run.attempt;
+  auto& list = same && !run.finish_sent ? run.joined : run.waiting;
+  list.push_back(std::move(taken));
+  return true;
+}
+
+// ---- from the backlog to a runner
+
+Runtime::Run* Runtime::NextToBeginLocked() {
+  const int ahead = typical_run_ < kShortRun ? options_.prefetch : 0;
+  while (!backlog_.empty() && !paused_ && !draining_ &&
+         begun_ < options_.concurrency + ahead) {
+    Taken taken = std::move(backlog_.front());
+    backlog_.pop_front();
+    if (AttachLocked(taken)) continue;
+    auto run = std::make_unique<Run>();
+    run->id = taken.task.id;
+    run->attempt = AttemptOf(taken.task);
+    run->handler = &*handlers_.find(taken.task.name);
+    run->first = std::move(taken);
+    ++begun_;
+    Run* const begins = run.get();
+    runs_.emplace(begins->id, std::move(run));
+    return begins;
+  }
+  return nullptr;
+}
+
+void Runtime::BeginMore() {
+  while (true) {
+    Run* run;
+    {
+      absl::MutexLock lock(&mu_);
+      run = NextToBeginLocked();
+    }
+    if (run == nullptr) return;
+    Outside([&] {
+      world_.lifecycle->Begin(run->first.task, run->first.queue,
+                              options_.worker_id,
+                              [self = shared_from_this(),
+                               run](absl::StatusOr<BeginVerdict> verdict) {
+                                self->OnBegun(run, std::move(verdict));
+                              });
+    });
+  }
+}
+
+void Runtime::OnBegun(Run* run, absl::StatusOr<BeginVerdict> verdict) {
+  if (absl::IsCancelled(verdict.status())) {
+    EndRun(run, End::kForget);
+  } else if (!verdict.ok()) {
+    PauseForBackend(verdict.status());  // first: or it comes straight back
+    EndRun(run, End::kGiveBack);
+  } else if (verdict->kind == BeginVerdict::kDone) {
+    EndRun(run, End::kAck);
+  } else {
+    run->begun = *std::move(verdict);
+    if (!ready_.Put(run)) EndRun(run, End::kGiveBack);  // draining
+  }
+}
+
+// ---- the handler, and what follows
+
+void Runtime::RunTasks() {
+  Run* run = nullptr;
+  while (ready_.WaitAndTakeOne(run)) RunTask(run);
+}
+
+void Runtime::RunTask(Run* run) {
+  Taken& taken = run->first;
+  const absl::Time start = world_.environment->Now();
+  {
+    absl::MutexLock lock(&mu_);
+    run->run_time = start;
+  }
+  const WorkerHooks& hooks = options_.hooks;
+  if (hooks.before_task) hooks.before_task(taken.task);
+  Context context = MakeContext(taken.task, taken.queue, taken.redelivered,
+                                stop_.get_token());
+  absl::StatusOr<Results> results =
+      CallHandler(run->handler->second, context, taken.task.args);
+  if (!results.ok()) ReportError(results.status(), &taken.task);
+  if (hooks.after_task) hooks.after_task(taken.task);
+
+  Outside([&] {
+    {
+      absl::MutexLock lock(&mu_);
+      run->finish_sent = true;
+      --begun_;
+      typical_run_ += (world_.environment->Now() - start - typical_run_) / 8;
+    }
+    world_.lifecycle->Finish(std::move(taken.task), run->begun,
+                             options_.worker_id, ToOutcome(std::move(results)),
+                             [self = shared_from_this(),
+                              run](absl::StatusOr<FinishVerdict> verdict) {
+                               self->OnFinished(run, std::move(verdict));
+                             });
+  });
+  BeginMore();
+}
+
+void Runtime::OnFinished(Run* run, absl::StatusOr<FinishVerdict> verdict) {
+  if (!verdict.ok()) {
+    EndRun(run, End::kForget);
+  } else if (verdict->kind == FinishVerdict::kStale) {
+    EndRun(run, End::kAckFirst);
+  } else {
+    EndRun(run, End::kAck);
+  }
+}
+
+void Runtime::EndRun(Run* run, End end) {
+  std::unique_ptr<Run> ended;
+  {
+    absl::MutexLock lock(&mu_);
+    auto found = runs_.find(run->id);
+    ended = std::move(found->second);
+    runs_.erase(found);
+    if (!ended->finish_sent) --begun_;
+  }
+  std::vector<Taken> again;
+  if (end == End::kAckFirst || end == End::kGiveBack) {
+    // The outcome does not stand for them: they begin anew.
+    std::move(ended->joined.begin(), ended->joined.end(),
+              std::back_inserter(again));
+    ended->joined.clear();
+  }
+  std::move(ended->waiting.begin(), ended->waiting.end(),
+            std::back_inserter(again));
+  Outside([&] {
+    if (end == End::kAck || end == End::kAckFirst) {
+      consumer_->Ack(ended->first.tag);
+      for (const Taken& copy : ended->joined) consumer_->Ack(copy.tag);
+    } else if (end == End::kGiveBack) {
+      consumer_->Return(ended->first.tag);
+    }
+  });
+  if (end != End::kForget) Take(std::move(again));
+}
+
+// ---- while the backend is away
+
+void Runtime::PauseForBackend(const absl::Status& why) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (paused_ || draining_) return;
+    paused_ = true;
+  }
+  Log(LogLevel::kWarning, "result backend unavailable: consuming paused",
+      {{"why", why.message()}});
+  Outside([&] { consumer_->Pause(); });
+  ReportError(why, nullptr);
+  PollBackend(kFirstPoll);
+}
+
+void Runtime::PollBackend(absl::Duration delay) {
+  auto on_ping = [self = shared_from_this(), delay](absl::Status status) {
+    if (!status.ok()) {
+      self->PollBackend(std::min(2 * delay, kLastPoll));
+      return;
+    }
+    {
+      absl::MutexLock lock(&self->mu_);
+      self->paused_ = false;
+    }
+    Log(LogLevel::kInfo, "result backend is back: consuming");
+    self->Outside([&] { self->consumer_->Resume(); });
+    self->BeginMore();
+  };
+  Outside([&] {
+    // Half of it is jitter: many workers lost the backend at the same moment.
+    world_.environment->RunAfter(
+        delay * (0.5 + world_.environment->Random() / 2),
+        [self = shared_from_this(), on_ping = std::move(on_ping)]() mutable {
+          self->Outside(
+              [&] { self->world_.backend->Ping(std::move(on_ping)); });
+        });
+  });
+}
+
+// ---- each minute
+
+void Runtime::Tick() {
+  const absl::Time now = world_.environment->Now();
+  std::vector<std::string> refresh;
+  std::vector<std::string> slow;
+  {
+    absl::MutexLock lock(&mu_);
+    const bool due = now - refreshed_ >= options_.refresh_every;
+    if (due) refreshed_ = now;
+    for (auto& [id, run] : runs_) {
+      if (due) refresh.push_back(id);
+      if (!run->warned && now - run->run_time >= kLongRun) {
+        run->warned = true;
+        slow.push_back(id);
+      }
+    }
+  }
+  for (const std::string& id : slow) {
+    Log(LogLevel::kWarning,
+        "task runs for 25 minutes: RabbitMQ takes a delivery away after its "
+        "consumer_timeout, 30 minutes by default",
+        {{"task", id}});
+  }
+  Outside([&] {
+    if (!refresh.empty()) world_.lifecycle->RefreshRunning(std::move(refresh));
+    world_.environment->RunAfter(kTick, [weak = weak_from_this()] {
+      if (auto self = weak.lock()) self->Tick();
+    });
+  });
+}
+
+// ---- the end
+
+absl::Status Runtime::Drain(absl::Duration deadline) {
+  const absl::Time give_up = absl::Now() + deadline;
+  std::vector<Taken> returned;
+  {
+    absl::MutexLock lock(&mu_);
+    draining_ = true;
+    std::move(backlog_.begin(), backlog_.end(), std::back_inserter(returned));
+    backlog_.clear();
+    for (auto& [id, run] : runs_) {
+      std::move(run->waiting.begin(), run->waiting.end(),
+                std::back_inserter(returned));
+      run->waiting.clear();
+    }
+  }
+  Outside([&] {
+    consumer_->Stop([self = shared_from_this()](absl::Status) {
+      absl::MutexLock lock(&self->mu_);
+      self->consumer_stopped_ = true;
+    });
+  });
+  Return(returned);
+  ready_.Close();
+  for (Run* run : ready_.Take()) EndRun(run, End::kGiveBack);
+
+  const absl::Condition quiet(this, &Runtime::QuietLocked);
+  if (mu_.LockWhenWithDeadline(quiet, give_up)) {
+    mu_.Unlock();
+    return absl::OkStatus();
+  }
+  mu_.Unlock();
+  stop_.request_stop();  // runs stop callbacks: not with the lock held
+
+  absl::MutexLock lock(&mu_);
+  if (mu_.AwaitWithTimeout(quiet, options_.drain_grace)) {
+    return absl::OkStatus();
+  }
+  return absl::DeadlineExceededError(UnfinishedLocked());
+}
+
+bool Runtime::QuietLocked() const {
+  return consumer_stopped_ && runs_.empty() && set_aside_ == 0;
+}
+
+std::string Runtime::UnfinishedLocked() const {
+  std::vector<std::string> names;
+  for (const auto& [id, run] : runs_) {
+    if (names.size() == 10) break;
+    names.push_back(absl::StrCat(id, " (", run->handler->first, ")"));
+  }
+  return absl::StrCat("not finished by the drain deadline: ", runs_.size(),
+                      " tasks", names.empty() ? "" : ": ",
+                      absl::StrJoin(names, ", "));
+}
+
+void Runtime::Close() {
+  std::unique_ptr<Consumer> consumer;
+  {
+    absl::MutexLock lock(&gate_);
+    consumer = std::move(consumer_);
+  }
+  ready_.Close();
+  // Without the gate: it waits for its thread, which may be in OnDelivery.
+}
+
+// ---- small things
+
+void Runtime::Return(const std::vector<Taken>& deliveries) {
+  if (deliveries.empty()) return;
+  Outside([&] {
+    for (const Taken& taken : deliveries) consumer_->Return(taken.tag);
+  });
+}
+
+void Runtime::ReportError(const absl::Status& error, const Task* task) const {
+  if (task != nullptr) {
+    Log(LogLevel::kInfo, "task failed",
+        {{"task", task->id},
+         {"name", task->name},
+         {"code", absl::StatusCodeToString(error.code())}});
+  }
+  if (options_.hooks.on_error) options_.hooks.on_error(error, task);
+}
+
+}  // namespace penstock

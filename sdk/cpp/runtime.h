@@ -1,0 +1,162 @@
+// What a worker does with its deliveries: docs/architecture.md section 4.
+//
+//   delivery -> decode -> backlog -> Lifecycle::Begin -> ready -> a runner's
+//   handler -> Lifecycle::Finish -> ack
+//
+// OnDelivery runs on the consumer's thread, RunTasks on each runner's, the rest
+// on threads of Lifecycle, environment and backend, whose callbacks share in
+// owning the runtime: some come when the worker is already gone. What they
+// would do to the outside then, `Outside` withholds.
+
+#ifndef PENSTOCK_SDK_CPP_RUNTIME_H_
+#define PENSTOCK_SDK_CPP_RUNTIME_H_
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <stop_token>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "penstock/handler.h"
+#include "penstock/worker.h"
+#include "queue/backend.h"
+#include "queue/broker.h"
+#include "queue/environment.h"
+#include "queue/lifecycle.h"
+#include "queue/mailbox.h"
+#include "queue/task.h"
+
+namespace penstock {
+
+using Handlers = std::map<std::string, Handler, std::less<>>;
+
+struct RuntimeOptions {
+  std::string worker_id;
+  int concurrency = 1;
+  int prefetch = 1;
+  absl::Duration refresh_every = absl::Hours(1);  // states of running tasks
+  absl::Duration drain_grace = absl::Seconds(1);
+  WorkerHooks hooks;
+};
+
+class Runtime : public std::enable_shared_from_this<Runtime> {
+ public:
+  // What the outside is, none owned: good until Close has returned.
+  struct World {
+    Broker* broker;
+    Backend* backend;
+    Environment* environment;
+    Lifecycle* lifecycle;
+  };
+
+  Runtime(World world, Handlers handlers, RuntimeOptions options);
+
+  // Starts to consume.
+  absl::Status Start(ConsumeOptions consume);
+
+  // A runner's life: runs handlers until Drain or Close.
+  void RunTasks();
+
+  // As Worker::Drain, but for the disconnecting.
+  absl::Status Drain(absl::Duration deadline);
+
+  // Ends the consumer. From here on nothing is asked of the world, and the
+  // outcome of a handler that still runs is dropped.
+  void Close();
+
+ private:
+  struct Taken {  // a delivery that was decoded
+    DeliveryTag tag;
+    std::string queue;
+    bool redelivered = false;
+    Task task;
+  };
+
+  // A task id that this process is at work on, from Begin to the ack.
+  struct Run {
+    // --- constant
+    std::string id;
+    int attempt = 1;
+    const Handlers::value_type* handler = nullptr;  // name and handler
+
+    // --- of the step that is under way
+    Taken first;  // the delivery; Finish takes the task out of it
+    BeginVerdict begun;
+
+    // --- guarded by mu_
+    absl::Time run_time = absl::InfiniteFuture();  // its handler's start
+    bool warned = false;                           // that it runs for long
+    bool finish_sent = false;
+    std::vector<Taken> joined;   // copies, acked with it
+    std::vector<Taken> waiting;  // other attempts, late copies: begin after it
+  };
+
+  void OnDelivery(Delivery delivery);
+  void Take(std::vector<Taken> deliveries);
+  bool AttachLocked(Taken& taken) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Run* NextToBeginLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void BeginMore();
+  void OnBegun(Run* run, absl::StatusOr<BeginVerdict> verdict);
+  void RunTask(Run* run);
+  void OnFinished(Run* run, absl::StatusOr<FinishVerdict> verdict);
+
+  // The ends of a run: acked; given back to the broker; left unacked.
+  enum class End { kAck, kAckFirst, kGiveBack, kForget };
+  void EndRun(Run* run, End end);
+
+  // A delivery that leads to no run: acked when `Done` comes with OK.
+  Done AckAfter(DeliveryTag tag);
+
+  void PauseForBackend(const absl::Status& why);
+  void PollBackend(absl::Duration delay);
+  void Tick();
+
+  void Return(const std::vector<Taken>& deliveries);
+  void ReportError(const absl::Status& error, const Task* task) const;
+  bool QuietLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::string UnfinishedLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // Does `call` to the world, unless closed; Close waits for it. `call` must
+  // not block; not to be nested.
+  template <typename Call>
+  void Outside(Call call) {
+    absl::ReaderMutexLock lock(&gate_);
+    if (consumer_ != nullptr) call();
+  }
+
+  // --- constant after construction
+  const World world_;
+  const Handlers handlers_;
+  const RuntimeOptions options_;
+
+  // --- synchronise themselves
+  Mailbox<Run*> ready_;  // begun, for the runners
+  std::stop_source stop_;
+
+  absl::Mutex gate_;  // taken for reading while the world is called
+  std::unique_ptr<Consumer> consumer_ ABSL_GUARDED_BY(gate_);
+
+  absl::Mutex mu_;
+  std::deque<Taken> backlog_ ABSL_GUARDED_BY(mu_);  // not begun
+  std::unordered_map<std::string, std::unique_ptr<Run>> runs_
+      ABSL_GUARDED_BY(mu_);
+  int begun_ ABSL_GUARDED_BY(mu_) = 0;      // of runs_: up to the handler's end
+  int set_aside_ ABSL_GUARDED_BY(mu_) = 0;  // being buried or passed on
+  // A sliding mean of how long a handler runs.
+  absl::Duration typical_run_ ABSL_GUARDED_BY(mu_) = absl::Seconds(1);
+  absl::Time refreshed_ ABSL_GUARDED_BY(mu_);
+  bool paused_ ABSL_GUARDED_BY(mu_) = false;
+  bool draining_ ABSL_GUARDED_BY(mu_) = false;
+  bool consumer_stopped_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+}  // namespace penstock
+
+#endif  // PENSTOCK_SDK_CPP_RUNTIME_H_

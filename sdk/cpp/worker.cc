@@ -1,0 +1,261 @@
+// Assembly of a worker, and its end: signals, drain. What happens in between is
+// runtime.cc's.
+
+#include "penstock/worker.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "queue/backend.h"
+#include "queue/broker.h"
+#include "queue/environment.h"
+#include "queue/ids.h"
+#include "queue/lifecycle.h"
+#include "queue/open.h"
+#include "queue/telemetry/log.h"
+#include "sdk/cpp/runtime.h"
+
+namespace penstock {
+namespace {
+
+constexpr std::array kSignals = {SIGTERM, SIGINT};
+
+// A signal handler reaches nothing but globals: where it writes, and how many
+// signals there were.
+std::atomic<int> signal_fd = -1;
+std::atomic<int> signals_seen = 0;
+
+extern "C" void OnSignal(int) {
+  if (signals_seen.fetch_add(1) > 0) _exit(1);
+  const int saved = errno;
+  eventfd_write(signal_fd.load(), 1);
+  errno = saved;
+}
+
+// Handles SIGTERM and SIGINT while it lives: the first one writes to `fd`, the
+// second ends the process.
+class SignalScope {
+ public:
+  explicit SignalScope(int fd) {
+    signals_seen = 0;
+    signal_fd = fd;
+    struct sigaction action = {};
+    action.sa_handler = OnSignal;
+    action.sa_flags = SA_RESTART;
+    for (size_t i = 0; i < kSignals.size(); ++i) {
+      sigaction(kSignals[i], &action, &before_[i]);
+    }
+  }
+  ~SignalScope() {
+    for (size_t i = 0; i < kSignals.size(); ++i) {
+      sigaction(kSignals[i], &before_[i], nullptr);
+    }
+  }
+  SignalScope(const SignalScope&) = delete;
+  SignalScope& operator=(const SignalScope&) = delete;
+
+ private:
+  std::array<struct sigaction, kSignals.size()> before_;
+};
+
+// A mistake in the program that uses the SDK, at its start.
+[[noreturn]] void Die(const std::string& message) {
+  std::fprintf(stderr, "penstock: %s\n", message.c_str());
+  std::abort();
+}
+
+std::string MakeWorkerId() {
+  char host[256] = "unknown";
+  gethostname(host, sizeof(host) - 1);
+  return absl::StrCat(host, "-", getpid(), "-", RandomUuid().substr(0, 8));
+}
+
+int ChooseConcurrency(const WorkerOptions& options) {
+  if (options.concurrency > 0) return options.concurrency;
+  if (options.config.concurrency > 0) return options.config.concurrency;
+  return 2 * std::max(1u, std::thread::hardware_concurrency());
+}
+
+int ChoosePrefetch(const WorkerOptions& options, int concurrency) {
+  if (options.prefetch > 0) return options.prefetch;
+  const AmqpOptions& amqp = options.config.amqp;
+  if (amqp.prefetch_set && amqp.prefetch_count > 0) return amqp.prefetch_count;
+  return std::clamp(4 * concurrency, 16, 1000);
+}
+
+}  // namespace
+
+struct Worker::Parts {
+  explicit Parts(WorkerOptions given) : options(std::move(given)) {}
+  ~Parts() { close(stop_fd); }
+
+  // --- constant after Start
+  WorkerOptions options;
+  Handlers handlers;
+  const int stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+  // Declared in the order of their use of each other.
+  std::unique_ptr<Environment> own_environment;
+  std::unique_ptr<Broker> own_broker;
+  std::unique_ptr<Backend> own_backend;
+  Environment* environment = nullptr;
+  Broker* broker = nullptr;
+  Backend* backend = nullptr;
+  std::unique_ptr<Lifecycle> lifecycle;
+  std::shared_ptr<Runtime> runtime;
+
+  absl::Mutex drain_mu;  // held by who drains: the second waits for the first
+  bool drained ABSL_GUARDED_BY(drain_mu) = false;
+  absl::Status drain_status ABSL_GUARDED_BY(drain_mu);
+
+  std::vector<std::jthread> runners;
+};
+
+Worker::Worker(WorkerOptions options)
+    : parts_(std::make_unique<Parts>(std::move(options))) {}
+
+Worker::Worker(Broker* broker, Backend* backend, Environment* environment,
+               WorkerOptions options)
+    : Worker(std::move(options)) {
+  parts_->broker = broker;
+  parts_->backend = backend;
+  parts_->environment = environment;
+}
+
+Worker::~Worker() {
+  // A failure to drain was logged; what is left is delivered again.
+  (void)Drain(parts_->options.drain_deadline);
+}
+
+void Worker::RegisterHandler(std::string_view name, Handler handler) {
+  if (name.empty()) Die("Register: a handler needs a name");
+  if (parts_->runtime != nullptr) Die("Register: the worker has started");
+  auto [at, added] =
+      parts_->handlers.emplace(std::string(name), std::move(handler));
+  if (!added) {
+    Die(absl::StrCat("Register: \"", at->first, "\" is there already"));
+  }
+}
+
+absl::Status Worker::Start() {
+  Parts& parts = *parts_;
+  const WorkerOptions& options = parts.options;
+  if (parts.runtime != nullptr) Die("Start: the worker has started");
+  if (parts.environment == nullptr) {
+    parts.own_environment = MakeSystemEnvironment();
+    parts.environment = parts.own_environment.get();
+    auto broker = OpenBroker(options.config, parts.environment);
+    if (!broker.ok()) return broker.status();
+    auto backend = OpenBackend(options.config, parts.environment);
+    if (!backend.ok()) return backend.status();
+    parts.own_broker = *std::move(broker);
+    parts.broker = parts.own_broker.get();
+    parts.own_backend = *std::move(backend);
+    parts.backend = parts.own_backend.get();
+  }
+  parts.lifecycle = std::make_unique<Lifecycle>(
+      parts.broker, parts.backend, parts.environment,
+      LifecycleOptions{
+          .results_expire_in = options.config.results_expire_in,
+          .pending_expire_in = options.config.pending_expire_in,
+          .before_publish = options.hooks.before_publish,
+      });
+  const int concurrency = ChooseConcurrency(options);
+  const int prefetch = ChoosePrefetch(options, concurrency);
+  std::vector<std::string> names;
+  for (const auto& [name, handler] : parts.handlers) names.push_back(name);
+
+  parts.runtime = std::make_shared<Runtime>(
+      Runtime::World{.broker = parts.broker,
+                     .backend = parts.backend,
+                     .environment = parts.environment,
+                     .lifecycle = parts.lifecycle.get()},
+      std::move(parts.handlers),
+      RuntimeOptions{
+          .worker_id = MakeWorkerId(),
+          .concurrency = concurrency,
+          .prefetch = prefetch,
+          .refresh_every =
+              std::min(absl::Hours(1), options.config.pending_expire_in / 4),
+          .drain_grace = options.drain_grace,
+          .hooks = options.hooks,
+      });
+  parts.lifecycle->Start();
+  absl::Status started =
+      parts.runtime->Start({.queues = options.queues,
+                            .prefetch = prefetch,
+                            .consumer_tag = options.consumer_tag});
+  if (!started.ok()) {
+    parts.lifecycle->Stop();
+    parts.runtime.reset();  // nothing to drain
+    return started;
+  }
+  for (int i = 0; i < concurrency; ++i) {
+    parts.runners.emplace_back([runtime = parts.runtime, i] {
+      pthread_setname_np(pthread_self(),
+                         absl::StrCat("runner-", i).substr(0, 15).c_str());
+      runtime->RunTasks();
+    });
+  }
+  Log(LogLevel::kInfo, "worker ready",
+      {{"queues", options.queues.empty() ? parts.broker->DefaultQueue()
+                                         : absl::StrJoin(options.queues, ",")},
+       {"concurrency", absl::StrCat(concurrency)},
+       {"prefetch", absl::StrCat(prefetch)},
+       {"tasks", absl::StrJoin(names, ",")}});
+  return absl::OkStatus();
+}
+
+absl::Status Worker::Drain(absl::Duration deadline) {
+  Parts& parts = *parts_;
+  absl::MutexLock lock(&parts.drain_mu);
+  if (parts.drained || parts.runtime == nullptr) return parts.drain_status;
+  parts.drained = true;
+  Log(LogLevel::kInfo, "draining: no more tasks are taken");
+  parts.drain_status = parts.runtime->Drain(deadline);
+  if (parts.drain_status.ok()) {
+    Log(LogLevel::kInfo, "drained");
+  } else {
+    Log(LogLevel::kError, "drain gave up: the tasks are delivered again",
+        {{"why", parts.drain_status.message()}});
+  }
+  parts.runtime->Close();
+  parts.lifecycle->Stop();
+  return parts.drain_status;
+}
+
+absl::Status Worker::Run() {
+  const WorkerOptions& options = parts_->options;
+  const bool handles =
+      options.handle_signals && !options.config.no_unix_signals;
+  std::unique_ptr<SignalScope> signals;
+  if (handles) signals = std::make_unique<SignalScope>(parts_->stop_fd);
+
+  absl::Status status = Start();
+  if (!status.ok()) return status;
+  struct pollfd stop = {.fd = parts_->stop_fd, .events = POLLIN, .revents = 0};
+  while (poll(&stop, 1, -1) != 1) {
+  }
+  status = Drain(options.drain_deadline);
+  // The handlers that still run cannot be ended, only left behind.
+  if (handles && absl::IsDeadlineExceeded(status)) _exit(1);
+  return status;
+}
+
+void Worker::Stop() { eventfd_write(parts_->stop_fd, 1); }
+
+}  // namespace penstock

@@ -1,0 +1,135 @@
+// penstock-worker: a worker with the example tasks, configured by machinery's
+// config.yml, the environment and flags. Exit status: 0 drained, 1 could not
+// run or drain, 2 wrong usage or configuration.
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "penstock/worker.h"
+#include "queue/config.h"
+#include "queue/telemetry/log.h"
+#include "worker/example_tasks.h"
+
+ABSL_FLAG(std::string, config, "", "machinery's config.yml");
+ABSL_FLAG(std::string, broker, "", "URL of the broker: amqp://...");
+ABSL_FLAG(std::string, result_backend, "",
+          "URL of the result backend: redis://...");
+ABSL_FLAG(std::string, default_queue, "",
+          "queue of tasks without a routing key");
+ABSL_FLAG(int, concurrency, 0,
+          "tasks that run at the same time; 0: twice the cores");
+ABSL_FLAG(
+    std::vector<std::string>, queues, {},
+    "queues to take tasks from, separated by commas; none: default_queue");
+ABSL_FLAG(int, prefetch, 0,
+          "deliveries held per queue; 0: chosen from the concurrency");
+ABSL_FLAG(std::string, consumer_tag, "",
+          "name of this worker at the broker; empty: the broker chooses");
+ABSL_FLAG(absl::Duration, drain_deadline, absl::Seconds(30),
+          "how long running tasks may go on after SIGTERM");
+ABSL_FLAG(std::string, log_level, "info", "debug, info, warning or error");
+
+namespace penstock {
+namespace {
+
+constexpr int kExitFailed = 1;
+constexpr int kExitUsage = 2;
+
+int Usage(const std::string& text) {
+  std::fprintf(stderr, "penstock-worker: %s\n", text.c_str());
+  return kExitUsage;
+}
+
+std::optional<std::string> Getenv(const std::string& name) {
+  const char* value = std::getenv(name.c_str());
+  if (value == nullptr) return std::nullopt;
+  return value;
+}
+
+// The flags that stand above file and environment: those that were given.
+std::map<std::string, std::string> GivenFlags() {
+  std::map<std::string, std::string> given = {
+      {"broker", absl::GetFlag(FLAGS_broker)},
+      {"result_backend", absl::GetFlag(FLAGS_result_backend)},
+      {"default_queue", absl::GetFlag(FLAGS_default_queue)},
+  };
+  std::erase_if(given, [](const auto& flag) { return flag.second.empty(); });
+  return given;
+}
+
+std::optional<LogLevel> ParseLogLevel(const std::string& name) {
+  if (name == "debug") return LogLevel::kDebug;
+  if (name == "info") return LogLevel::kInfo;
+  if (name == "warning") return LogLevel::kWarning;
+  if (name == "error") return LogLevel::kError;
+  return std::nullopt;
+}
+
+int Main() {
+  const std::optional<LogLevel> level =
+      ParseLogLevel(absl::GetFlag(FLAGS_log_level));
+  if (!level.has_value()) {
+    return Usage("--log_level is debug, info, warning or error");
+  }
+  SetLogLevel(*level);
+  if (absl::GetFlag(FLAGS_concurrency) < 0) {
+    return Usage("--concurrency is 0 or more");
+  }
+  if (const int prefetch = absl::GetFlag(FLAGS_prefetch);
+      prefetch < 0 || prefetch > 65535) {
+    return Usage("--prefetch is between 0 and 65535");
+  }
+
+  absl::StatusOr<LoadedConfig> config =
+      LoadConfig({.file = absl::GetFlag(FLAGS_config),
+                  .environment = Getenv,
+                  .flags = GivenFlags()});
+  if (!config.ok()) return Usage(std::string(config.status().message()));
+  for (const std::string& warning : config->warnings) {
+    Log(LogLevel::kWarning, warning);
+  }
+  const Options& options = config->options;
+  Log(LogLevel::kInfo, "penstock-worker starts",
+      {{"broker", RedactUrl(options.broker)},
+       {"result_backend", RedactUrl(options.result_backend)}});
+
+  Worker worker({
+      .config = options,
+      .concurrency = absl::GetFlag(FLAGS_concurrency),
+      .prefetch = absl::GetFlag(FLAGS_prefetch),
+      .queues = absl::GetFlag(FLAGS_queues),
+      .consumer_tag = absl::GetFlag(FLAGS_consumer_tag),
+      .drain_deadline = absl::GetFlag(FLAGS_drain_deadline),
+  });
+  RegisterExampleTasks(worker);
+  const absl::Status status = worker.Run();
+  if (status.ok()) return EXIT_SUCCESS;
+  if (absl::IsInvalidArgument(status)) {
+    return Usage(std::string(status.message()));
+  }
+  Log(LogLevel::kError, "penstock-worker failed", {{"why", status.message()}});
+  return kExitFailed;
+}
+
+}  // namespace
+}  // namespace penstock
+
+int main(int argc, char** argv) {
+  absl::SetProgramUsageMessage(
+      "Takes tasks from RabbitMQ and runs them: the example tasks of "
+      "machinery.");
+  const std::vector<char*> rest = absl::ParseCommandLine(argc, argv);
+  if (rest.size() > 1) {
+    return penstock::Usage(std::string("unexpected argument: ") + rest[1]);
+  }
+  return penstock::Main();
+}
