@@ -1,0 +1,301 @@
+// What penstockctl asks a gateway, prints, and exits with. The gateway is one
+// of the test's own on a real channel; its answers are laid out beforehand.
+
+#include <deque>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+#include "grpcpp/grpcpp.h"
+#include "gtest/gtest.h"
+#include "tools/penstockctl/args.h"
+#include "tools/penstockctl/commands.h"
+
+namespace penstock::ctl {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+class FakeGateway final : public v1::GatewayService::Service {
+ public:
+  grpc::Status SendTask(grpc::ServerContext*,
+                        const v1::SendTaskRequest* request,
+                        v1::SendTaskResponse* response) override {
+    sent.push_back(request->task());
+    response->set_task_id("task_1");
+    return answer;
+  }
+  grpc::Status SendGroup(grpc::ServerContext*,
+                         const v1::SendGroupRequest* request,
+                         v1::SendGroupResponse* response) override {
+    sent.assign(request->tasks().begin(), request->tasks().end());
+    response->set_group_id("group_1");
+    for (size_t i = 1; i <= sent.size(); ++i) {
+      response->add_task_ids("task_" + std::to_string(i));
+    }
+    return answer;
+  }
+  grpc::Status SendChain(grpc::ServerContext*,
+                         const v1::SendChainRequest* request,
+                         v1::SendChainResponse* response) override {
+    for (int i = 1; i <= request->tasks_size(); ++i) {
+      response->add_task_ids("task_" + std::to_string(i));
+    }
+    return answer;
+  }
+  grpc::Status SendChord(grpc::ServerContext*,
+                         const v1::SendChordRequest* request,
+                         v1::SendChordResponse* response) override {
+    sent.assign(request->tasks().begin(), request->tasks().end());
+    sent.push_back(request->callback());
+    response->set_group_id("group_1");
+    response->add_task_ids("task_1");
+    response->set_callback_task_id("task_2");
+    return answer;
+  }
+  grpc::Status GetState(grpc::ServerContext*,
+                        const v1::GetStateRequest* request,
+                        v1::GetStateResponse* response) override {
+    asked.push_back(*request);
+    v1::TaskState& state = *response->mutable_state();
+    if (!states.empty()) {
+      state = states.front();
+      states.pop_front();
+    }
+    state.set_task_id(request->task_id());
+    return answer;
+  }
+  grpc::Status GetGroupState(grpc::ServerContext*,
+                             const v1::GetGroupStateRequest* request,
+                             v1::GetGroupStateResponse* response) override {
+    v1::GroupState& group = *response->mutable_group();
+    group.set_group_id(request->group_id());
+    group.set_total(2);
+    auto* count = group.add_counts();
+    count->set_status(v1::TASK_STATUS_SUCCESS);
+    count->set_count(2);
+    bool first = request->page_token().empty();
+    group.add_tasks()->set_task_id(first ? "task_1" : "task_2");
+    if (first) response->set_next_page_token("2");
+    return answer;
+  }
+  grpc::Status WatchState(
+      grpc::ServerContext*, const v1::WatchStateRequest*,
+      grpc::ServerWriter<v1::WatchStateResponse>* writer) override {
+    for (const v1::TaskState& state : states) {
+      v1::WatchStateResponse news;
+      news.mutable_keepalive();
+      writer->Write(news);
+      *news.mutable_state() = state;
+      writer->Write(news);
+    }
+    return answer;
+  }
+
+  grpc::Status answer;
+  std::deque<v1::TaskState> states;
+  std::vector<v1::Task> sent;
+  std::vector<v1::GetStateRequest> asked;
+};
+
+v1::TaskState State(v1::TaskStatus status) {
+  v1::TaskState state;
+  state.set_task_id("task_1");
+  state.set_status(status);
+  return state;
+}
+
+v1::TaskState Success(int64_t result) {
+  v1::TaskState state = State(v1::TASK_STATUS_SUCCESS);
+  state.add_results()->set_int_value(result);
+  return state;
+}
+
+v1::TaskState Failure(const std::string& text) {
+  v1::TaskState state = State(v1::TASK_STATUS_FAILURE);
+  state.mutable_error()->set_message(text);
+  return state;
+}
+
+class PenstockctlTest : public ::testing::Test {
+ protected:
+  PenstockctlTest() {
+    grpc::ServerBuilder builder;
+    builder.RegisterService(&gateway_);
+    server_ = builder.BuildAndStart();
+    stub_ = v1::GatewayService::NewStub(server_->InProcessChannel({}));
+  }
+
+  ExitStatus Run(const std::vector<std::string>& words) {
+    absl::StatusOr<Command> command =
+        ParseArgs(words, [](const std::string&) { return std::nullopt; });
+    EXPECT_TRUE(command.ok()) << command.status();
+    out_.str("");
+    err_.str("");
+    return RunCommand(*command, *stub_, out_, err_);
+  }
+
+  FakeGateway gateway_;
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<v1::GatewayService::Stub> stub_;
+  std::ostringstream out_;
+  std::ostringstream err_;
+};
+
+TEST_F(PenstockctlTest, SendPrintsTheIdAlone) {
+  EXPECT_EQ(Run({"send", "add", "-1", "uint8:2", "--queue=q", "--id=i",
+                 "--retries=3", "--priority=4", "--delay=1500ms"}),
+            kExitOk);
+  EXPECT_EQ(out_.str(), "task_1\n");
+  ASSERT_EQ(gateway_.sent.size(), 1u);
+  EXPECT_EQ(gateway_.sent[0].ShortDebugString(),
+            "name: \"add\" args { int_value: -1 } args { type: \"uint8\" "
+            "uint_value: 2 } id: \"i\" routing_key: \"q\" delay { seconds: 1 "
+            "nanos: 500000000 } retry_count: 3 priority: 4");
+}
+
+TEST_F(PenstockctlTest, EveryKindOfValueReachesItsCase) {
+  EXPECT_EQ(Run({"send", "all", "true", "1", "uint64:2", "1.5", "text",
+                 "[]byte:aGk=", "[]bool:true", "[]int8:1", "[]uint16:2",
+                 "[]float32:1.5", "[]string:a,b", "[]int64:"}),
+            kExitOk);
+  ASSERT_EQ(gateway_.sent.size(), 1u);
+  std::vector<int> cases;
+  for (const v1::Value& value : gateway_.sent[0].args()) {
+    cases.push_back(value.kind_case());
+  }
+  EXPECT_THAT(cases, ElementsAre(3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 10));
+}
+
+TEST_F(PenstockctlTest, WaitPrintsTheState) {
+  gateway_.states = {Success(2)};
+  EXPECT_EQ(Run({"send", "add", "1", "1", "--wait=10s"}), kExitOk);
+  EXPECT_EQ(out_.str(), "task_1  SUCCESS  2\n");
+}
+
+TEST_F(PenstockctlTest, AFailedTaskExitsWithOne) {
+  gateway_.states = {Failure("it\nbroke")};
+  EXPECT_EQ(Run({"state", "task_1"}), kExitTaskFailed);
+  EXPECT_EQ(out_.str(), "task_1  FAILURE  it broke\n");
+}
+
+TEST_F(PenstockctlTest, AWaitThatIsOverPrintsTheStateAsItIs) {
+  gateway_.states = {State(v1::TASK_STATUS_PENDING)};
+  EXPECT_EQ(Run({"state", "task_1", "--wait=1ms"}), kExitOk);
+  EXPECT_EQ(out_.str(), "task_1  PENDING\n");
+  EXPECT_EQ(gateway_.asked.size(), 1u);
+}
+
+// The gateway waits for 60 s at most.
+TEST_F(PenstockctlTest, ALongWaitIsSeveralCalls) {
+  gateway_.states = {State(v1::TASK_STATUS_PENDING),
+                     State(v1::TASK_STATUS_STARTED), Success(2)};
+  EXPECT_EQ(Run({"state", "task_1", "--wait=1h"}), kExitOk);
+  EXPECT_EQ(out_.str(), "task_1  SUCCESS  2\n");
+  ASSERT_EQ(gateway_.asked.size(), 3u);
+  EXPECT_EQ(gateway_.asked[2].wait().seconds(), 60);
+}
+
+TEST_F(PenstockctlTest, WorkflowsPrintTheirIds) {
+  EXPECT_EQ(Run({"group", "a", ":", "b"}), kExitOk);
+  EXPECT_EQ(out_.str(), "group_1\ntask_1\ntask_2\n");
+  EXPECT_EQ(Run({"chain", "a", ":", "b"}), kExitOk);
+  EXPECT_EQ(out_.str(), "task_1\ntask_2\n");
+  EXPECT_EQ(Run({"chord", "a", ":", "b"}), kExitOk);
+  EXPECT_EQ(out_.str(), "group_1\ntask_1\ntask_2\n");
+  ASSERT_EQ(gateway_.sent.size(), 2u);
+  EXPECT_EQ(gateway_.sent[1].name(), "b");
+}
+
+TEST_F(PenstockctlTest, WorkflowsWaitForWhatHoldsTheResult) {
+  gateway_.states = {Success(1), Failure("no")};
+  EXPECT_EQ(Run({"group", "a", ":", "b", "--wait=1s"}), kExitTaskFailed);
+  EXPECT_EQ(out_.str(), "group_1\ntask_1  SUCCESS  1\ntask_2  FAILURE  no\n");
+  gateway_.states = {Success(60)};
+  EXPECT_EQ(Run({"chain", "a", ":", "b", "--wait=1s"}), kExitOk);
+  EXPECT_EQ(out_.str(), "task_2  SUCCESS  60\n");
+  gateway_.states = {Success(88)};
+  EXPECT_EQ(Run({"chord", "a", ":", "b", "--wait=1s"}), kExitOk);
+  EXPECT_EQ(out_.str(), "task_2  SUCCESS  88\n");
+}
+
+TEST_F(PenstockctlTest, JsonIsOneResponseALine) {
+  gateway_.states = {Success(2)};
+  EXPECT_EQ(Run({"send", "add", "--json", "--wait=1s"}), kExitOk);
+  EXPECT_EQ(out_.str(),
+            "{\"task_id\":\"task_1\"}\n"
+            "{\"state\":{\"task_id\":\"task_1\",\"status\":"
+            "\"TASK_STATUS_SUCCESS\",\"results\":[{\"int_value\":\"2\"}]}}\n");
+}
+
+TEST_F(PenstockctlTest, ResultsAreShownByKind) {
+  v1::TaskState state = State(v1::TASK_STATUS_SUCCESS);
+  state.add_results()->set_string_value("a \"b\"");
+  state.add_results()->set_float_value(1.5);
+  state.add_results()->set_bool_value(true);
+  state.add_results()->set_bytes_value("hi");
+  state.add_results()->mutable_ints();
+  auto* strings = state.add_results()->mutable_strings();
+  strings->add_values("a");
+  strings->add_values("b");
+  gateway_.states = {state};
+  EXPECT_EQ(Run({"state", "task_1"}), kExitOk);
+  EXPECT_EQ(out_.str(),
+            "task_1  SUCCESS  \"a \\\"b\\\"\" 1.5 true aGk= [] [\"a\", "
+            "\"b\"]\n");
+}
+
+TEST_F(PenstockctlTest, WatchPrintsEachStateAndNoKeepalive) {
+  gateway_.states = {State(v1::TASK_STATUS_PENDING), Failure("no")};
+  EXPECT_EQ(Run({"watch", "task_1"}), kExitTaskFailed);
+  EXPECT_EQ(out_.str(), "task_1  PENDING\ntask_1  FAILURE  no\n");
+}
+
+TEST_F(PenstockctlTest, GroupStateReadsAllPages) {
+  EXPECT_EQ(Run({"group-state", "g"}), kExitOk);
+  EXPECT_EQ(out_.str(),
+            "g  2 SUCCESS of 2\ntask_1  UNSPECIFIED\ntask_2  UNSPECIFIED\n");
+}
+
+TEST_F(PenstockctlTest, AnArgumentThatIsNoneIsAUsageError) {
+  EXPECT_EQ(Run({"send", "add", "int8:300"}), kExitUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("\"int8:300\""));
+  EXPECT_THAT(gateway_.sent, IsEmpty());
+}
+
+TEST_F(PenstockctlTest, AFailedCallShowsReasonAndEveryField) {
+  google::rpc::ErrorInfo info;
+  info.set_reason("INVALID_FIELD");
+  google::rpc::BadRequest bad;
+  for (const char* field : {"task.name", "task.args[0].int_value"}) {
+    auto* violation = bad.add_field_violations();
+    violation->set_field(field);
+    violation->set_description("is wrong");
+  }
+  google::rpc::RetryInfo retry;
+  retry.mutable_retry_delay()->set_seconds(1);
+  google::rpc::Status details;
+  details.add_details()->PackFrom(info);
+  details.add_details()->PackFrom(bad);
+  details.add_details()->PackFrom(retry);
+  gateway_.answer =
+      grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "2 fields are wrong",
+                   details.SerializeAsString());
+  EXPECT_EQ(Run({"send", "add"}), kExitCallFailed);
+  EXPECT_EQ(out_.str(), "");
+  EXPECT_EQ(err_.str(),
+            "penstockctl: INVALID_ARGUMENT INVALID_FIELD: 2 fields are wrong\n"
+            "  task.name: is wrong\n  task.args[0].int_value: is wrong\n"
+            "  try again after 1s\n");
+  EXPECT_EQ(Run({"watch", "task_1"}), kExitCallFailed);
+}
+
+}  // namespace
+}  // namespace penstock::ctl
