@@ -1,0 +1,90 @@
+// The contract's messages <-> the vocabulary (queue/task.h), and errors as
+// google.rpc.Status. Here alone the two meet. What the comments of
+// proto/penstock/v1/*.proto promise about limits is enforced here. Pure; any
+// thread.
+
+#ifndef PENSTOCK_GATEWAY_CONVERT_H_
+#define PENSTOCK_GATEWAY_CONVERT_H_
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "grpcpp/support/status.h"
+#include "penstock/v1/gateway.pb.h"
+#include "queue/task.h"
+
+namespace penstock {
+
+// What reading a request needs besides the request.
+struct Intake {
+  absl::Time now;              // delays count from here
+  std::string default_queue;   // no id may be its name
+  std::function<std::string()> new_uuid;
+};
+
+// Requests as Lifecycle takes them: valid, every id given. `payload_hash` is of
+// the request as it came, before ids and delays were resolved.
+struct TaskCall {
+  Task task;
+  std::string payload_hash;
+};
+struct ChainCall {
+  std::vector<Task> links;
+  std::string payload_hash;
+};
+struct GroupCall {
+  std::string group_id;
+  std::vector<Task> members;
+  std::optional<Task> callback;
+  int send_concurrency = 0;
+  std::string payload_hash;
+};
+struct StateCall {
+  std::string task_id;
+  absl::Duration wait;  // not over 60 s
+};
+struct GroupStateCall {
+  std::string group_id;
+  bool include_tasks = false;
+  size_t page_size = 0;
+  size_t page_start = 0;  // index of the page's first member
+};
+
+// INVALID_ARGUMENT INVALID_FIELD with all bad fields (StatusOf makes them a
+// google.rpc.BadRequest), or RESOURCE_EXHAUSTED PAYLOAD_TOO_LARGE.
+absl::StatusOr<TaskCall> ReadSendTask(const v1::SendTaskRequest& request,
+                                      const Intake& intake);
+absl::StatusOr<ChainCall> ReadSendChain(const v1::SendChainRequest& request,
+                                        const Intake& intake);
+absl::StatusOr<GroupCall> ReadSendGroup(const v1::SendGroupRequest& request,
+                                        const Intake& intake);
+absl::StatusOr<GroupCall> ReadSendChord(const v1::SendChordRequest& request,
+                                        const Intake& intake);
+absl::StatusOr<StateCall> ReadGetState(const v1::GetStateRequest& request);
+absl::StatusOr<std::vector<std::string>> ReadBatchGetStates(
+    const v1::BatchGetStatesRequest& request);
+absl::StatusOr<std::vector<std::string>> ReadWatchState(
+    const v1::WatchStateRequest& request);
+absl::StatusOr<GroupStateCall> ReadGetGroupState(
+    const v1::GetGroupStateRequest& request);
+
+// The token of the page of `group_id` that begins at member `page_start`.
+std::string PageToken(const std::string& group_id, size_t page_start);
+
+v1::TaskStatus WriteStatus(Status status);
+void WriteState(const TaskState& state, v1::TaskState* out);
+void WriteTime(absl::Time time, google::protobuf::Timestamp* out);
+
+// `error` with the details of its reason: google.rpc.ErrorInfo always, and the
+// one that goes with it. Small enough for a client's default limit of metadata,
+// past which gRPC ends the whole connection.
+grpc::Status StatusOf(const absl::Status& error);
+
+}  // namespace penstock
+
+#endif  // PENSTOCK_GATEWAY_CONVERT_H_

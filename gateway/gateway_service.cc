@@ -1,0 +1,697 @@
+#include "gateway/gateway_service.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "gateway/calls.h"
+#include "gateway/convert.h"
+#include "gateway/waiters.h"
+#include "penstock/v1/gateway.grpc.pb.h"
+#include "queue/errors.h"
+#include "queue/wire/task_json.h"
+
+namespace penstock {
+namespace {
+
+constexpr int64_t kCallBytes = 16 << 10;  // of a call that waits, in gRPC
+// A wait ends so long before the caller's deadline, to be answered in time.
+constexpr absl::Duration kAnswerTime = absl::Milliseconds(200);
+constexpr size_t kChunk = 1000;  // of a group's states, read at once
+// A page ends here, below what gRPC clients accept by default (4 MiB).
+constexpr size_t kMaxPageBytes = 3 << 20;
+
+using State = std::optional<TaskState>;
+using States = std::vector<State>;
+using WatchCall = StreamCall<v1::WatchStateResponse>;
+
+absl::Status TaskNotFound(const std::string& id) {
+  return MakeError(
+      absl::StatusCode::kNotFound, reason::kTaskNotFound,
+      "task " + id + " was never sent, or its state has expired",
+      {{"task_id", id}});
+}
+
+absl::Status GroupNotFound(const std::string& id) {
+  return MakeError(absl::StatusCode::kNotFound, reason::kGroupNotFound,
+                   "group " + id + " was never sent, or has expired",
+                   {{"group_id", id}});
+}
+
+absl::Status Draining() {
+  return MakeError(absl::StatusCode::kUnavailable, reason::kDraining,
+                   "this gateway is stopping; another one takes the call");
+}
+
+template <typename Repeated>
+int64_t BytesOf(const Repeated& messages) {
+  int64_t bytes = 0;
+  for (const auto& message : messages) {
+    bytes += static_cast<int64_t>(message.ByteSizeLong());
+  }
+  return bytes;
+}
+
+}  // namespace
+
+// Outlives the calls' completions, which may come after the server's end.
+struct GatewayService::Core {
+  Core(Lifecycle* lifecycle, Broker* broker, Backend* backend,
+       Environment* environment, GatewayServiceOptions options)
+      : lifecycle(lifecycle),
+        backend(backend),
+        environment(environment),
+        options(options),
+        default_queue(broker->DefaultQueue()),
+        waiters(backend, environment),
+        sends("sends", options.sends),
+        reads("reads", options.reads),
+        waits("waits", options.waits) {}
+
+  // Constant after construction.
+  Lifecycle* const lifecycle;
+  Backend* const backend;
+  Environment* const environment;
+  const GatewayServiceOptions options;
+  const std::string default_queue;
+
+  // Synchronise themselves.
+  Waiters waiters;
+  Permits sends;
+  Permits reads;
+  Permits waits;
+  std::atomic<bool> draining{false};
+
+  Intake MakeIntake() const {
+    return {.now = environment->Now(),
+            .default_queue = default_queue,
+            .new_uuid = [this] { return environment->NewUuid(); }};
+  }
+
+  // The caller's deadline on the environment's clock.
+  absl::Time DeadlineOf(const grpc::CallbackServerContext& context) const {
+    const auto deadline = context.deadline();
+    if (deadline == std::chrono::system_clock::time_point::max()) {
+      return absl::InfiniteFuture();
+    }
+    return environment->Now() + (absl::FromChrono(deadline) - absl::Now());
+  }
+
+  Submission MakeSubmission(const grpc::CallbackServerContext& context,
+                            std::string payload_hash) const {
+    return {.payload_hash = std::move(payload_hash),
+            .deadline = std::min(DeadlineOf(context),
+                                 environment->Now() + options.send_timeout)};
+  }
+
+  absl::StatusOr<Permit> AdmitSend(int64_t tasks, int64_t bytes) {
+    if (draining) return Draining();
+    return sends.Acquire({.tasks = tasks, .bytes = bytes + kCallBytes});
+  }
+};
+
+namespace {
+
+std::vector<std::string> IdsOf(const std::vector<Task>& tasks) {
+  std::vector<std::string> ids;
+  ids.reserve(tasks.size());
+  for (const Task& task : tasks) ids.push_back(task.id);
+  return ids;
+}
+
+void SetIds(const std::vector<std::string>& ids,
+            google::protobuf::RepeatedPtrField<std::string>* out) {
+  out->Reserve(static_cast<int>(ids.size()));
+  for (const std::string& id : ids) *out->Add() = id;
+}
+
+// ---- GetGroupState --------------------------------------------------------
+
+// Reads one group: its record, its members' states chunk by chunk, its
+// callback's. One callback at a time, so it needs no lock.
+class GroupReading : public std::enable_shared_from_this<GroupReading> {
+ public:
+  GroupReading(Backend* backend, GroupStateCall asked, Permit permit,
+               std::shared_ptr<UnaryCall> call,
+               v1::GetGroupStateResponse* response)
+      : backend_(backend),
+        asked_(std::move(asked)),
+        permit_(std::move(permit)),
+        call_(std::move(call)),
+        response_(response) {}
+
+  void Start() {
+    backend_->GetRecord(
+        WorkflowRecord::kGroup, asked_.group_id,
+        [self = shared_from_this()](
+            absl::StatusOr<std::optional<WorkflowRecord>> record) {
+          if (!record.ok()) return self->call_->Fail(record.status());
+          if (!record->has_value()) return self->ReadMeta();
+          self->TakeRecord(**std::move(record));
+        });
+  }
+
+ private:
+  // A group of a Go client that no Penstock worker has met has no record.
+  void ReadMeta() {
+    backend_->GetGroupMeta(
+        asked_.group_id, [self = shared_from_this()](
+                             absl::StatusOr<std::optional<GroupMeta>> meta) {
+          if (!meta.ok()) return self->call_->Fail(meta.status());
+          if (!meta->has_value()) {
+            return self->call_->Fail(GroupNotFound(self->asked_.group_id));
+          }
+          self->answer_.mutable_group()->set_chord_triggered(
+              (*meta)->chord_triggered);
+          self->ids_ = std::move((*meta)->task_ids);
+          self->ReadNext();
+        });
+  }
+
+  void TakeRecord(WorkflowRecord record) {
+    answer_.mutable_group()->set_chord_triggered(record.chord_triggered);
+    ids_ = std::move(record.task_ids);
+    if (!record.callback.empty()) {
+      absl::StatusOr<Task> callback = DecodeTask(record.callback);
+      if (callback.ok()) callback_id_ = callback->id;
+    }
+    ReadNext();
+  }
+
+  void ReadNext() {
+    if (next_ == ids_.size()) return ReadCallback();
+    const size_t end = std::min(ids_.size(), next_ + kChunk);
+    std::vector<std::string> chunk(ids_.begin() + next_, ids_.begin() + end);
+    backend_->GetStates(
+        std::move(chunk),
+        [self = shared_from_this()](absl::StatusOr<States> states) {
+          if (!states.ok()) return self->call_->Fail(states.status());
+          for (const State& state : *states) self->TakeMember(state);
+          self->ReadNext();
+        });
+  }
+
+  void TakeMember(const State& state) {
+    const size_t index = next_++;
+    const Status status =
+        state.has_value() ? state->status : Status::kUnknown;
+    ++counts_[WriteStatus(status)];
+    if (!IsFinal(status)) all_final_ = false;
+    const bool on_page = asked_.include_tasks && index >= asked_.page_start &&
+                         index == page_end_ + asked_.page_start &&
+                         page_end_ < asked_.page_size &&
+                         page_bytes_ < kMaxPageBytes;
+    if (!on_page) return;
+    ++page_end_;
+    v1::TaskState* out = answer_.mutable_group()->add_tasks();
+    if (state.has_value()) {
+      WriteState(*state, out);
+    } else {
+      out->set_task_id(ids_[index]);
+    }
+    page_bytes_ += out->ByteSizeLong();
+  }
+
+  void ReadCallback() {
+    if (callback_id_.empty()) return Answer();
+    backend_->GetStates(
+        {callback_id_},
+        [self = shared_from_this()](absl::StatusOr<States> states) {
+          if (!states.ok()) return self->call_->Fail(states.status());
+          v1::TaskState* out = self->answer_.mutable_group()->mutable_callback();
+          const State& state = states->front();
+          if (state.has_value()) {
+            WriteState(*state, out);
+          } else {
+            out->set_task_id(self->callback_id_);
+          }
+          if (!state.has_value() || !IsFinal(state->status)) {
+            self->all_final_ = false;
+          }
+          self->Answer();
+        });
+  }
+
+  void Answer() {
+    v1::GroupState* group = answer_.mutable_group();
+    group->set_group_id(asked_.group_id);
+    group->set_total(static_cast<int32_t>(ids_.size()));
+    for (const auto& [status, count] : counts_) {
+      v1::StatusCount* out = group->add_counts();
+      out->set_status(status);
+      out->set_count(count);
+    }
+    group->set_done(all_final_);
+    const size_t next_page = asked_.page_start + page_end_;
+    if (asked_.include_tasks && next_page < ids_.size()) {
+      answer_.set_next_page_token(PageToken(asked_.group_id, next_page));
+    }
+    call_->Reply([this] { response_->Swap(&answer_); });
+  }
+
+  Backend* const backend_;
+  const GroupStateCall asked_;
+  const Permit permit_;
+  const std::shared_ptr<UnaryCall> call_;
+  v1::GetGroupStateResponse* const response_;  // only in call_->Reply
+
+  v1::GetGroupStateResponse answer_;
+  std::vector<std::string> ids_;
+  std::string callback_id_;
+  size_t next_ = 0;  // the next member to read
+  size_t page_end_ = 0;  // how many members are on the page
+  size_t page_bytes_ = 0;
+  std::map<v1::TaskStatus, int32_t> counts_;
+  bool all_final_ = true;
+};
+
+// ---- WatchState -----------------------------------------------------------
+
+// One stream: the states of its tasks as they change. A task whose state has
+// changed again before it was sent is sent once, so a slow reader costs nothing.
+class Watch : public std::enable_shared_from_this<Watch> {
+ public:
+  Watch(Backend* backend, Environment* environment, Waiters* waiters,
+        const std::atomic<bool>* draining, absl::Duration keepalive,
+        std::shared_ptr<void> core, std::vector<std::string> ids, Permit permit,
+        std::shared_ptr<WatchCall> call)
+      : backend_(backend),
+        environment_(environment),
+        waiters_(waiters),
+        draining_(draining),
+        keepalive_(keepalive),
+        core_(std::move(core)),
+        ids_(std::move(ids)),
+        ticket_(waiters->NewTicket()),
+        permit_(std::move(permit)),
+        call_(std::move(call)),
+        unsent_(ids_.size()),
+        last_sent_(environment->Now()),
+        open_(ids_.size()) {}
+
+  void Start() {
+    call_->SetSource(
+        [self = shared_from_this()](v1::WatchStateResponse* out) {
+          return self->Fill(out);
+        },
+        [self = shared_from_this()] { self->waiters_->Forget(self->ticket_); });
+    backend_->GetStates(ids_, [self = shared_from_this()](
+                                  absl::StatusOr<States> states) {
+      self->TakeFirst(std::move(states));
+    });
+  }
+
+ private:
+  void TakeFirst(absl::StatusOr<States> states) {
+    if (!states.ok()) return call_->End(StatusOf(states.status()));
+    for (size_t i = 0; i < ids_.size(); ++i) {
+      if (!(*states)[i].has_value()) {
+        return call_->End(StatusOf(TaskNotFound(ids_[i])));
+      }
+    }
+    for (size_t i = 0; i < ids_.size(); ++i) TakeState(i, *(*states)[i]);
+    ArmKeepalive(keepalive_);
+  }
+
+  void TakeState(size_t index, TaskState state) {
+    const bool is_final = IsFinal(state.status);
+    bool all_final = false;
+    TaskState known;
+    if (!is_final) known = state;
+    {
+      absl::MutexLock lock(&mu_);
+      if (!unsent_[index].has_value()) order_.push_back(index);
+      unsent_[index] = std::move(state);
+      if (is_final) all_final = --open_ == 0;
+    }
+    if (all_final) return call_->End(grpc::Status::OK);
+    call_->Pump();
+    if (!is_final) WaitOn(index, std::move(known));
+  }
+
+  void WaitOn(size_t index, TaskState known) {
+    waiters_->Wait(ticket_, ids_[index], Waiters::Until::kChange,
+                   std::move(known), absl::InfiniteFuture(),
+                   [self = shared_from_this(), index](
+                       absl::StatusOr<State> state) mutable {
+                     self->TakeNews(index, std::move(state));
+                   });
+    // The call may have ended before that wait could be forgotten.
+    if (call_->ended()) waiters_->Forget(ticket_);
+  }
+
+  void TakeNews(size_t index, absl::StatusOr<State> state) {
+    const bool is_final =
+        state.ok() && state->has_value() && IsFinal((*state)->status);
+    if (draining_->load() && !is_final) {
+      return call_->End(StatusOf(Draining()));
+    }
+    if (!state.ok()) return call_->End(StatusOf(state.status()));
+    if (!state->has_value()) {
+      return call_->End(StatusOf(TaskNotFound(ids_[index])));
+    }
+    TakeState(index, **std::move(state));
+  }
+
+  bool Fill(v1::WatchStateResponse* out) {
+    absl::MutexLock lock(&mu_);
+    if (order_.empty() && !keepalive_due_) return false;
+    out->Clear();
+    if (order_.empty()) {
+      out->mutable_keepalive();
+    } else {
+      std::optional<TaskState>& state = unsent_[order_.front()];
+      WriteState(*state, out->mutable_state());
+      state.reset();
+      order_.pop_front();
+    }
+    keepalive_due_ = false;
+    last_sent_ = environment_->Now();
+    out->set_sequence(++sequence_);
+    return true;
+  }
+
+  void ArmKeepalive(absl::Duration delay) {
+    environment_->RunAfter(delay, [weak = weak_from_this()] {
+      if (auto self = weak.lock()) self->CheckKeepalive();
+    });
+  }
+
+  void CheckKeepalive() {
+    if (call_->ended()) return;
+    absl::Duration silent;
+    {
+      absl::MutexLock lock(&mu_);
+      silent = environment_->Now() - last_sent_;
+      if (silent >= keepalive_) {
+        keepalive_due_ = true;
+        silent = absl::ZeroDuration();
+      }
+    }
+    ArmKeepalive(keepalive_ - silent);
+    call_->Pump();
+  }
+
+  Backend* const backend_;
+  Environment* const environment_;
+  Waiters* const waiters_;
+  const std::atomic<bool>* const draining_;
+  const absl::Duration keepalive_;
+  const std::shared_ptr<void> core_;  // keeps waiters_ and draining_
+  const std::vector<std::string> ids_;
+  const Waiters::Ticket ticket_;
+  const Permit permit_;
+  const std::shared_ptr<WatchCall> call_;
+
+  absl::Mutex mu_;
+  std::vector<State> unsent_ ABSL_GUARDED_BY(mu_);  // by index
+  std::deque<size_t> order_ ABSL_GUARDED_BY(mu_);   // of what is unsent
+  int64_t sequence_ ABSL_GUARDED_BY(mu_) = 0;
+  bool keepalive_due_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Time last_sent_ ABSL_GUARDED_BY(mu_);
+  size_t open_ ABSL_GUARDED_BY(mu_);  // tasks that are not final
+};
+
+}  // namespace
+
+// ---- the RPCs -------------------------------------------------------------
+
+class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
+ public:
+  explicit Rpc(std::shared_ptr<GatewayService::Core> core)
+      : core_(std::move(core)) {}
+
+  grpc::ServerUnaryReactor* SendTask(
+      grpc::CallbackServerContext* context,
+      const v1::SendTaskRequest* request,
+      v1::SendTaskResponse* response) override {
+    auto call = UnaryCall::Make();
+    absl::StatusOr<Permit> permit =
+        core_->AdmitSend(1, static_cast<int64_t>(request->ByteSizeLong()));
+    if (!permit.ok()) return Refuse(call, permit.status());
+    absl::StatusOr<TaskCall> read = ReadSendTask(*request, core_->MakeIntake());
+    if (!read.ok()) return Refuse(call, read.status());
+    std::string id = read->task.id;
+    core_->lifecycle->SubmitTask(
+        std::move(read->task),
+        core_->MakeSubmission(*context, std::move(read->payload_hash)),
+        [call, response, id = std::move(id), permit = *std::move(permit)](
+            absl::StatusOr<Submitted> submitted) mutable {
+          if (!submitted.ok()) return call->Fail(submitted.status());
+          call->Reply([&] {
+            response->set_task_id(std::move(id));
+            response->set_replayed(submitted->replayed);
+            WriteTime(submitted->create_time, response->mutable_create_time());
+          });
+        });
+    return call.get();
+  }
+
+  grpc::ServerUnaryReactor* SendChain(
+      grpc::CallbackServerContext* context,
+      const v1::SendChainRequest* request,
+      v1::SendChainResponse* response) override {
+    auto call = UnaryCall::Make();
+    absl::StatusOr<Permit> permit =
+        core_->AdmitSend(request->tasks_size(),
+                         static_cast<int64_t>(request->ByteSizeLong()));
+    if (!permit.ok()) return Refuse(call, permit.status());
+    absl::StatusOr<ChainCall> read =
+        ReadSendChain(*request, core_->MakeIntake());
+    if (!read.ok()) return Refuse(call, read.status());
+    std::vector<std::string> ids = IdsOf(read->links);
+    core_->lifecycle->SubmitChain(
+        std::move(read->links),
+        core_->MakeSubmission(*context, std::move(read->payload_hash)),
+        [call, response, ids = std::move(ids), permit = *std::move(permit)](
+            absl::StatusOr<Submitted> submitted) {
+          if (!submitted.ok()) return call->Fail(submitted.status());
+          call->Reply([&] {
+            SetIds(ids, response->mutable_task_ids());
+            response->set_replayed(submitted->replayed);
+          });
+        });
+    return call.get();
+  }
+
+  grpc::ServerUnaryReactor* SendGroup(
+      grpc::CallbackServerContext* context,
+      const v1::SendGroupRequest* request,
+      v1::SendGroupResponse* response) override {
+    auto call = UnaryCall::Make();
+    absl::StatusOr<Permit> permit =
+        core_->AdmitSend(request->tasks_size(),
+                         static_cast<int64_t>(request->ByteSizeLong()));
+    if (!permit.ok()) return Refuse(call, permit.status());
+    absl::StatusOr<GroupCall> read =
+        ReadSendGroup(*request, core_->MakeIntake());
+    if (!read.ok()) return Refuse(call, read.status());
+    std::vector<std::string> ids = IdsOf(read->members);
+    const std::string group_id = read->group_id;
+    core_->lifecycle->SubmitGroup(
+        group_id, std::move(read->members), std::nullopt,
+        read->send_concurrency,
+        core_->MakeSubmission(*context, std::move(read->payload_hash)),
+        [call, response, group_id, ids = std::move(ids),
+         permit = *std::move(permit)](absl::StatusOr<Submitted> submitted) {
+          if (!submitted.ok()) return call->Fail(submitted.status());
+          call->Reply([&] {
+            response->set_group_id(group_id);
+            SetIds(ids, response->mutable_task_ids());
+            response->set_replayed(submitted->replayed);
+          });
+        });
+    return call.get();
+  }
+
+  grpc::ServerUnaryReactor* SendChord(
+      grpc::CallbackServerContext* context,
+      const v1::SendChordRequest* request,
+      v1::SendChordResponse* response) override {
+    auto call = UnaryCall::Make();
+    // Each member carries a copy of the callback.
+    const int64_t bytes =
+        BytesOf(request->tasks()) +
+        request->tasks_size() *
+            static_cast<int64_t>(request->callback().ByteSizeLong());
+    absl::StatusOr<Permit> permit =
+        core_->AdmitSend(request->tasks_size() + 1, bytes);
+    if (!permit.ok()) return Refuse(call, permit.status());
+    absl::StatusOr<GroupCall> read =
+        ReadSendChord(*request, core_->MakeIntake());
+    if (!read.ok()) return Refuse(call, read.status());
+    std::vector<std::string> ids = IdsOf(read->members);
+    const std::string group_id = read->group_id;
+    const std::string callback_id = read->callback->id;
+    core_->lifecycle->SubmitGroup(
+        group_id, std::move(read->members), std::move(read->callback),
+        read->send_concurrency,
+        core_->MakeSubmission(*context, std::move(read->payload_hash)),
+        [call, response, group_id, callback_id, ids = std::move(ids),
+         permit = *std::move(permit)](absl::StatusOr<Submitted> submitted) {
+          if (!submitted.ok()) return call->Fail(submitted.status());
+          call->Reply([&] {
+            response->set_group_id(group_id);
+            SetIds(ids, response->mutable_task_ids());
+            response->set_callback_task_id(callback_id);
+            response->set_replayed(submitted->replayed);
+          });
+        });
+    return call.get();
+  }
+
+  grpc::ServerUnaryReactor* GetState(grpc::CallbackServerContext* context,
+                                     const v1::GetStateRequest* request,
+                                     v1::GetStateResponse* response) override {
+    const Waiters::Ticket ticket = core_->waiters.NewTicket();
+    auto call = UnaryCall::Make(
+        [core = core_, ticket] { core->waiters.Forget(ticket); });
+    absl::StatusOr<StateCall> asked = ReadGetState(*request);
+    if (!asked.ok()) return Refuse(call, asked.status());
+
+    const absl::Time now = core_->environment->Now();
+    absl::Time until = now;
+    if (!core_->draining) {
+      until = std::min(now + asked->wait,
+                       core_->DeadlineOf(*context) - kAnswerTime);
+    }
+    const bool waits = until > now;
+    absl::StatusOr<Permit> permit =
+        (waits ? core_->waits : core_->reads).Acquire({.tasks = 1});
+    if (!permit.ok()) return Refuse(call, permit.status());
+
+    std::string id = asked->task_id;
+    auto answer = [call, response, id, permit = *std::move(permit)](
+                      absl::StatusOr<State> state) {
+      if (!state.ok()) return call->Fail(state.status());
+      if (!state->has_value()) return call->Fail(TaskNotFound(id));
+      call->Reply([&] { WriteState(**state, response->mutable_state()); });
+    };
+    core_->backend->GetStates(
+        {id}, [core = core_, call, id, ticket, until, waits,
+               answer = std::move(answer)](
+                  absl::StatusOr<States> states) mutable {
+          State state;
+          if (states.ok()) state = std::move(states->front());
+          const bool open = states.ok() ? state.has_value() &&
+                                              !IsFinal(state->status)
+                                        : absl::IsUnavailable(states.status());
+          if (!waits || !open) {
+            if (!states.ok()) return answer(states.status());
+            return answer(std::move(state));
+          }
+          core->waiters.Wait(ticket, id, Waiters::Until::kFinal,
+                              std::move(state), until, std::move(answer));
+          // It may have been cancelled before that wait could be forgotten.
+          if (call->ended()) core->waiters.Forget(ticket);
+        });
+    return call.get();
+  }
+
+  grpc::ServerUnaryReactor* BatchGetStates(
+      grpc::CallbackServerContext*, const v1::BatchGetStatesRequest* request,
+      v1::BatchGetStatesResponse* response) override {
+    auto call = UnaryCall::Make();
+    absl::StatusOr<std::vector<std::string>> ids = ReadBatchGetStates(*request);
+    if (!ids.ok()) return Refuse(call, ids.status());
+    absl::StatusOr<Permit> permit =
+        core_->reads.Acquire({.tasks = static_cast<int64_t>(ids->size())});
+    if (!permit.ok()) return Refuse(call, permit.status());
+    auto asked = *ids;
+    core_->backend->GetStates(
+        *std::move(ids),
+        [call, response, asked = std::move(asked),
+         permit = *std::move(permit)](absl::StatusOr<States> states) {
+          if (!states.ok()) return call->Fail(states.status());
+          call->Reply([&] {
+            for (size_t i = 0; i < asked.size(); ++i) {
+              if ((*states)[i].has_value()) {
+                WriteState(*(*states)[i], response->add_states());
+              } else {
+                response->add_missing_task_ids(asked[i]);
+              }
+            }
+          });
+        });
+    return call.get();
+  }
+
+  grpc::ServerUnaryReactor* GetGroupState(
+      grpc::CallbackServerContext*, const v1::GetGroupStateRequest* request,
+      v1::GetGroupStateResponse* response) override {
+    auto call = UnaryCall::Make();
+    absl::StatusOr<GroupStateCall> asked = ReadGetGroupState(*request);
+    if (!asked.ok()) return Refuse(call, asked.status());
+    absl::StatusOr<Permit> permit = core_->reads.Acquire({.tasks = kChunk});
+    if (!permit.ok()) return Refuse(call, permit.status());
+    std::make_shared<GroupReading>(core_->backend, *std::move(asked),
+                                   *std::move(permit), call, response)
+        ->Start();
+    return call.get();
+  }
+
+  grpc::ServerWriteReactor<v1::WatchStateResponse>* WatchState(
+      grpc::CallbackServerContext*,
+      const v1::WatchStateRequest* request) override {
+    auto call = WatchCall::Make();
+    absl::StatusOr<std::vector<std::string>> ids = ReadWatchState(*request);
+    absl::StatusOr<Permit> permit = Draining();
+    if (!ids.ok()) {
+      permit = ids.status();
+    } else if (!core_->draining) {
+      permit =
+          core_->waits.Acquire({.tasks = static_cast<int64_t>(ids->size())});
+    }
+    if (!permit.ok()) {
+      call->End(StatusOf(permit.status()));
+      return call.get();
+    }
+    std::make_shared<Watch>(core_->backend, core_->environment, &core_->waiters,
+                            &core_->draining, core_->options.keepalive, core_,
+                            *std::move(ids), *std::move(permit), call)
+        ->Start();
+    return call.get();
+  }
+
+ private:
+  static grpc::ServerUnaryReactor* Refuse(
+      const std::shared_ptr<UnaryCall>& call, const absl::Status& error) {
+    call->Fail(error);
+    return call.get();
+  }
+
+  const std::shared_ptr<GatewayService::Core> core_;
+};
+
+GatewayService::GatewayService(Lifecycle* lifecycle, Broker* broker,
+                               Backend* backend, Environment* environment,
+                               GatewayServiceOptions options)
+    : core_(std::make_shared<Core>(lifecycle, broker, backend, environment,
+                                   options)),
+      rpc_(std::make_unique<Rpc>(core_)) {}
+
+GatewayService::~GatewayService() { core_->waiters.Stop(); }
+
+grpc::Service* GatewayService::rpc() { return rpc_.get(); }
+
+void GatewayService::BeginDrain() {
+  core_->draining = true;
+  core_->waiters.Drain();
+}
+
+bool GatewayService::AwaitSends(absl::Time deadline) {
+  return core_->sends.AwaitIdle(deadline);
+}
+
+}  // namespace penstock
