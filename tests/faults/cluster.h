@@ -1,0 +1,92 @@
+// Penstock as it is deployed, for the tests of faults: a RabbitMQ and a Redis
+// of the test's own, the real gateway and the real workers, spoken to by gRPC.
+// Every method is for the test's own thread, but Send and the stub, which any
+// thread may use.
+
+#ifndef PENSTOCK_TESTS_FAULTS_CLUSTER_H_
+#define PENSTOCK_TESTS_FAULTS_CLUSTER_H_
+
+#include <grpcpp/grpcpp.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "penstock/v1/gateway.grpc.pb.h"
+#include "tests/support/process.h"
+#include "tests/support/servers.h"
+
+namespace penstock::testing {
+
+// How a call ended: "OK", or "UNAVAILABLE BROKER_UNAVAILABLE".
+std::string Ending(const grpc::Status& status);
+
+// add(left, right) with an id of the caller's; empty: the gateway's.
+v1::Task AddTask(const std::string& id, int64_t left, int64_t right);
+
+// The one whole number of a result; -1 when it is anything else.
+int64_t WholeResult(const v1::TaskState& state);
+
+class Cluster {
+ public:
+  struct Options {
+    int workers = 2;
+    bool durable_redis = false;
+  };
+
+  explicit Cluster(Options options);
+  ~Cluster();
+
+  // Starts all, and returns when the gateway says that it serves.
+  absl::Status Start();
+
+  RabbitServer& rabbit() { return rabbit_; }
+  RedisServer& redis() { return redis_; }
+  v1::GatewayService::Stub& stub() { return *stub_; }
+  Process& gateway() { return *gateway_; }
+  Process& worker(size_t index) { return *workers_[index]; }
+
+  // kill -9, and another one in its place.
+  absl::Status ReplaceWorker(size_t index);
+
+  // Sends a task; the call has 15 s.
+  grpc::Status Send(const v1::Task& task);
+
+  // The final states of all of `ids`. DEADLINE_EXCEEDED names some that were
+  // not final after `limit`.
+  absl::StatusOr<std::map<std::string, v1::TaskState>> AwaitFinal(
+      const std::vector<std::string>& ids, absl::Duration limit);
+
+  // How many of `ids` are final now.
+  absl::StatusOr<int> CountFinal(const std::vector<std::string>& ids);
+
+  // Waits until no queue holds a message, delivered or not.
+  absl::Status AwaitEmptyQueues(absl::Duration limit);
+
+  // The keys of Redis that would stay for ever.
+  absl::StatusOr<std::string> ImmortalKeys();
+
+  // What the processes wrote, for a test that failed.
+  std::string Logs() const;
+
+ private:
+  absl::Status StartWorker(size_t index);
+
+  const TempDirectory directory_;
+  const int port_;
+  RabbitServer rabbit_;
+  RedisServer redis_;
+  std::unique_ptr<Process> gateway_;
+  std::vector<std::unique_ptr<Process>> workers_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::GatewayService::Stub> stub_;
+};
+
+}  // namespace penstock::testing
+
+#endif  // PENSTOCK_TESTS_FAULTS_CLUSTER_H_
