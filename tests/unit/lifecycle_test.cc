@@ -1,0 +1,688 @@
+// The life of a task over the memory twins, with time and crashes in the test's
+// hands. A "worker" here is what the SDK's runtime does, in ten lines.
+
+#include "queue/lifecycle.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "queue/errors.h"
+#include "queue/json.h"
+#include "queue/memory/memory_backend.h"
+#include "queue/memory/memory_broker.h"
+#include "queue/wire/task_json.h"
+#include "tests/support/failing_backend.h"
+#include "tests/support/failing_broker.h"
+#include "tests/support/fake_environment.h"
+
+namespace penstock {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr char kQueue[] = "tasks";
+
+Value Int(int64_t value) {
+  return {.type = "int64", .json = absl::StrCat(value)};
+}
+Task Add(const std::string& id, std::vector<int64_t> numbers) {
+  Task task{.id = id, .name = "add"};
+  for (int64_t number : numbers) task.args.push_back(Int(number));
+  task.args_null = task.args.empty();
+  return task;
+}
+Outcome Success(std::vector<Value> results) {
+  return {.kind = Outcome::kSuccess, .results = std::move(results)};
+}
+Outcome Failure(const std::string& error) {
+  return {.kind = Outcome::kFailure, .error = error, .error_type = "exception"};
+}
+
+// A backend that, on command, has only machinery's own records of groups.
+class NoRecordsOnCommand : public FailingBackend {
+ public:
+  using FailingBackend::FailingBackend;
+  void HideRecords() { hide_records_ = true; }
+  void GetRecord(WorkflowRecord::Kind kind, std::string id,
+                 Callback<std::optional<WorkflowRecord>> done) override {
+    FailingBackend::GetRecord(
+        kind, std::move(id),
+        [hide = hide_records_, done = std::move(done)](
+            absl::StatusOr<std::optional<WorkflowRecord>> record) mutable {
+          if (hide) record = std::optional<WorkflowRecord>();
+          std::move(done)(std::move(record));
+        });
+  }
+
+ private:
+  bool hide_records_ = false;
+};
+
+class LifecycleTest : public ::testing::Test {
+ protected:
+  LifecycleTest()
+      : memory_broker_(MakeMemoryBroker(
+            {.environment = &environment_, .default_queue = kQueue})),
+        memory_backend_(MakeMemoryBackend(&environment_)),
+        broker_(memory_broker_.get(), &environment_),
+        backend_(memory_backend_.get(), &environment_) {
+    handlers_["add"] = [](const Task& task) {
+      int64_t sum = 0;
+      for (const Value& arg : task.args) sum += std::stoll(arg.json);
+      return Success({Int(sum)});
+    };
+    handlers_["multiply"] = [](const Task& task) {
+      int64_t product = 1;
+      for (const Value& arg : task.args) product *= std::stoll(arg.json);
+      return Success({Int(product)});
+    };
+    handlers_["fail"] = [](const Task&) { return Failure("boom"); };
+    StartLifecycle();
+  }
+  ~LifecycleTest() override {
+    consumer_.reset();
+    if (lifecycle_ != nullptr) lifecycle_->Stop();
+    environment_.Advance(absl::Seconds(5));
+  }
+
+  void StartLifecycle() {
+    lifecycle_ = std::make_unique<Lifecycle>(&broker_, &backend_, &environment_,
+                                             LifecycleOptions{});
+    lifecycle_->Start();
+  }
+
+  // --- the gateway's verbs
+  absl::StatusOr<Submitted> Send(Task task, const std::string& hash = "h") {
+    return Call([&](Callback<Submitted> done) {
+      lifecycle_->SubmitTask(std::move(task), {.payload_hash = hash},
+                             std::move(done));
+    });
+  }
+  absl::StatusOr<Submitted> SendChain(std::vector<Task> links,
+                                      const std::string& hash = "h") {
+    return Call([&](Callback<Submitted> done) {
+      lifecycle_->SubmitChain(std::move(links), {.payload_hash = hash},
+                              std::move(done));
+    });
+  }
+  absl::StatusOr<Submitted> SendGroup(const std::string& id,
+                                      std::vector<Task> members,
+                                      std::optional<Task> callback = {},
+                                      const std::string& hash = "h") {
+    return Call([&](Callback<Submitted> done) {
+      lifecycle_->SubmitGroup(id, std::move(members), std::move(callback), 0,
+                              {.payload_hash = hash}, std::move(done));
+    });
+  }
+
+  // --- the worker's verbs
+  void StartWorker(int prefetch = 100) {
+    consumer_ =
+        memory_broker_
+            ->Consume({.queues = {kQueue}, .prefetch = prefetch},
+                      [this](Delivery delivery) { Deliver(std::move(delivery)); })
+            .value();
+  }
+  // Its connections end; what it held is delivered again to the next one.
+  void CrashWorker() {
+    consumer_.reset();
+    ++crashes_;
+    lifecycle_->Stop();
+    StartLifecycle();
+  }
+  void Deliver(Delivery delivery) {
+    absl::StatusOr<Task> task = DecodeTask(delivery.body);
+    ASSERT_TRUE(task.ok()) << delivery.body;
+    if (!handlers_.contains(task->name)) {
+      lifecycle_->PassOn(*task, delivery.queue, AckWhenOk(delivery.tag));
+      return;
+    }
+    lifecycle_->Begin(
+        *task, delivery.queue, "worker",
+        [this, task = *task, delivery](absl::StatusOr<BeginVerdict> verdict) {
+          if (!verdict.ok()) return;
+          if (verdict->kind == BeginVerdict::kDone) {
+            Ack(delivery.tag);
+            return;
+          }
+          ++runs_[task.id];
+          Outcome outcome = handlers_[task.name](task);
+          if (hold_outcomes_) return;
+          lifecycle_->Finish(
+              task, *verdict, "worker", outcome,
+              [this, tag = delivery.tag](absl::StatusOr<FinishVerdict> end) {
+                if (end.ok()) Ack(tag);
+              });
+        });
+  }
+  Done AckWhenOk(DeliveryTag tag) {
+    return [this, tag](absl::Status status) {
+      if (status.ok()) Ack(tag);
+    };
+  }
+  void Ack(DeliveryTag tag) {
+    if (consumer_ != nullptr) consumer_->Ack(tag);
+    ++acks_;
+  }
+
+  // --- what is seen
+  std::optional<TaskState> State(const std::string& id) {
+    environment_.RunDue();
+    std::optional<TaskState> found;
+    memory_backend_->GetStates(
+        {id}, [&](absl::StatusOr<std::vector<std::optional<TaskState>>> states) {
+          found = states->front();
+        });
+    environment_.RunDue();
+    return found;
+  }
+  // "SUCCESS 3", "FAILURE boom", "PENDING", "none"
+  std::string Seen(const std::string& id) {
+    const std::optional<TaskState> state = State(id);
+    if (!state.has_value()) return "none";
+    std::string text(StatusName(state->status));
+    for (const Value& result : state->results) {
+      absl::StrAppend(&text, " ", result.json);
+    }
+    if (!state->error.empty()) absl::StrAppend(&text, " ", state->error);
+    return text;
+  }
+
+  bool NothingIsOpen() {
+    bool empty = false;
+    memory_backend_->LeaseOpen(
+        absl::InfiniteFuture(), absl::InfiniteFuture(), 10,
+        [&](absl::StatusOr<std::vector<OpenEntry>> entries) {
+          empty = entries.value().empty();
+        });
+    environment_.RunDue();
+    return empty;
+  }
+
+  template <typename Request>
+  absl::StatusOr<Submitted> Call(Request request) {
+    std::optional<absl::StatusOr<Submitted>> answer;
+    request([&](absl::StatusOr<Submitted> result) { answer = result; });
+    for (int i = 0; i < 200 && !answer.has_value(); ++i) {
+      environment_.Advance(absl::Milliseconds(50));
+    }
+    return answer.value_or(absl::InternalError("no answer"));
+  }
+
+  FakeEnvironment environment_;
+  std::unique_ptr<Broker> memory_broker_;
+  std::unique_ptr<Backend> memory_backend_;
+  FailingBroker broker_;
+  NoRecordsOnCommand backend_;
+  std::unique_ptr<Lifecycle> lifecycle_;
+  std::unique_ptr<Consumer> consumer_;
+  std::map<std::string, std::function<Outcome(const Task&)>> handlers_;
+  std::map<std::string, int> runs_;
+  bool hold_outcomes_ = false;
+  int acks_ = 0;
+  int crashes_ = 0;
+};
+
+TEST_F(LifecycleTest, ATaskIsPendingThenRunsToSuccess) {
+  ASSERT_TRUE(Send(Add("t", {1, 1})).ok());
+  EXPECT_EQ(Seen("t"), "PENDING");
+  StartWorker();
+  EXPECT_EQ(Seen("t"), "SUCCESS 2");
+  EXPECT_EQ(acks_, 1);
+  const TaskState state = *State("t");
+  EXPECT_EQ(state.attempt, 1);
+  EXPECT_EQ(state.worker, "worker");
+  EXPECT_TRUE(state.start_time.has_value());
+  EXPECT_TRUE(state.finish_time.has_value());
+}
+
+TEST_F(LifecycleTest, AChainPassesResultsOn) {
+  ASSERT_TRUE(SendChain({Add("a", {2, 2}), Add("b", {5, 6}),
+                         {.id = "c", .name = "multiply", .args = {Int(4)},
+                          .args_null = false}})
+                  .ok());
+  EXPECT_EQ(Seen("c"), "PENDING");
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(Seen("a"), "SUCCESS 4");
+  EXPECT_EQ(Seen("b"), "SUCCESS 15");
+  EXPECT_EQ(Seen("c"), "SUCCESS 60");
+}
+
+TEST_F(LifecycleTest, AChordRunsItsCallbackOnceWithAllResults) {
+  ASSERT_TRUE(SendGroup("g", {Add("a", {1, 1}), Add("b", {2, 2}),
+                              Add("c", {5, 6})},
+                        Task{.id = "cb", .name = "multiply"})
+                  .ok());
+  EXPECT_EQ(Seen("cb"), "PENDING");
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(Seen("cb"), "SUCCESS 88");
+  EXPECT_EQ(runs_["cb"], 1);
+  environment_.Advance(absl::Minutes(3));
+  EXPECT_EQ(runs_["cb"], 1);
+}
+
+TEST_F(LifecycleTest, AFailedLinkAbandonsWhatFollows) {
+  ASSERT_TRUE(SendChain({Add("a", {1}), {.id = "b", .name = "fail"},
+                         Add("c", {}), Add("d", {})})
+                  .ok());
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(Seen("b"), "FAILURE boom");
+  EXPECT_EQ(Seen("c"), "FAILURE link fail (b) failed: boom");
+  EXPECT_EQ(Seen("d"), "FAILURE link fail (b) failed: boom");
+  EXPECT_EQ(State("d")->error_type, kErrorAbandoned);
+}
+
+TEST_F(LifecycleTest, AFailedMemberEndsTheChordNamingIt) {
+  ASSERT_TRUE(SendGroup("g", {Add("a", {1}), {.id = "b", .name = "fail"}},
+                        Task{.id = "cb", .name = "add"})
+                  .ok());
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(Seen("cb"), "FAILURE group member fail (b) failed: boom");
+  EXPECT_EQ(runs_["cb"], 0);
+}
+
+TEST_F(LifecycleTest, AnErrorTaskGetsTheErrorFirst) {
+  std::vector<Value> seen;
+  handlers_["note"] = [&](const Task& task) {
+    seen = task.args;
+    return Success({});
+  };
+  Task task{.id = "t", .name = "fail"};
+  task.on_error = {EncodeTask({.id = "e", .name = "note", .args = {Int(7)},
+                               .args_null = false})};
+  ASSERT_TRUE(Send(task).ok());
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_THAT(seen, ElementsAre(Value{.type = "string", .json = "\"boom\""},
+                                Int(7)));
+}
+
+TEST_F(LifecycleTest, ARetryIsVisibleAndRunsWhenDue) {
+  int calls = 0;
+  handlers_["flaky"] = [&](const Task& task) {
+    EXPECT_EQ(AttemptOf(task), ++calls);
+    return calls < 3 ? Failure("not yet") : Success({Int(calls)});
+  };
+  const absl::Time sent = environment_.Now();
+  ASSERT_TRUE(Send({.id = "t", .name = "flaky", .retry_count = 3}).ok());
+  StartWorker();
+  EXPECT_EQ(Seen("t"), "RETRY not yet");
+  EXPECT_EQ(State("t")->next_attempt, 2);
+  environment_.Advance(absl::Milliseconds(1100));
+  EXPECT_EQ(Seen("t"), "RETRY not yet");
+  EXPECT_EQ(State("t")->next_attempt, 3);
+  environment_.Advance(absl::Milliseconds(2100));
+  EXPECT_EQ(Seen("t"), "SUCCESS 3");
+  EXPECT_LT(State("t")->create_time - sent, absl::Seconds(1));
+}
+
+TEST_F(LifecycleTest, AHandlerMayAskForItsOwnDelay) {
+  int calls = 0;
+  handlers_["later"] = [&](const Task&) {
+    if (++calls == 1) {
+      Outcome outcome = Failure("busy");
+      outcome.retry_after = absl::Milliseconds(1500);
+      return outcome;
+    }
+    return Success({});
+  };
+  ASSERT_TRUE(Send({.id = "t", .name = "later"}).ok());
+  StartWorker();
+  environment_.Advance(absl::Milliseconds(1490));
+  EXPECT_EQ(calls, 1);
+  environment_.Advance(absl::Milliseconds(100));
+  EXPECT_EQ(calls, 2);
+  EXPECT_EQ(Seen("t"), "SUCCESS");
+}
+
+TEST_F(LifecycleTest, ADelayedTaskRunsWhenDueAndNotBefore) {
+  Task task = Add("t", {1});
+  task.eta = ZonedTime{.time = environment_.Now() + absl::Seconds(10)};
+  ASSERT_TRUE(Send(task).ok());
+  StartWorker();
+  environment_.Advance(absl::Seconds(9));
+  EXPECT_EQ(Seen("t"), "PENDING");
+  environment_.Advance(absl::Seconds(2));
+  EXPECT_EQ(Seen("t"), "SUCCESS 1");
+}
+
+// --- submitting
+
+TEST_F(LifecycleTest, AnUnroutableTaskLeavesNothingBehind) {
+  Task task = Add("t", {1});
+  task.routing_key = "nowhere";
+  const absl::Status status = Send(task).status();
+  EXPECT_EQ(ReasonOf(status), reason::kQueueNotFound);
+  EXPECT_EQ(Seen("t"), "none");
+}
+
+TEST_F(LifecycleTest, AnUnroutableGroupLeavesNothingBehind) {
+  std::vector<Task> members = {Add("a", {1}), Add("b", {1})};
+  for (Task& member : members) member.routing_key = "nowhere";
+  const absl::Status status =
+      SendGroup("g", members, Task{.id = "cb", .name = "add"}).status();
+  EXPECT_EQ(ReasonOf(status), reason::kQueueNotFound);
+  for (const char* id : {"a", "b", "cb"}) EXPECT_EQ(Seen(id), "none");
+  // The ids are free again.
+  EXPECT_TRUE(SendGroup("g", {Add("a", {1})}, {}, "other").ok());
+}
+
+TEST_F(LifecycleTest, AnEqualRepeatIsAcceptedOnce) {
+  ASSERT_TRUE(Send(Add("t", {1, 1})).ok());
+  const absl::StatusOr<Submitted> again = Send(Add("t", {1, 1}));
+  ASSERT_TRUE(again.ok());
+  EXPECT_TRUE(again->replayed);
+  StartWorker(/*prefetch=*/1);
+  environment_.RunDue();
+  EXPECT_EQ(runs_["t"], 1);
+  EXPECT_EQ(acks_, 2);
+  const absl::StatusOr<Submitted> late = Send(Add("t", {1, 1}));
+  ASSERT_TRUE(late.ok());
+  EXPECT_TRUE(late->replayed);
+  environment_.RunDue();
+  EXPECT_EQ(runs_["t"], 1);
+}
+
+TEST_F(LifecycleTest, AnotherTaskUnderATakenIdIsRefused) {
+  ASSERT_TRUE(Send(Add("t", {1, 1})).ok());
+  const absl::Status status = Send(Add("t", {2}), "other").status();
+  EXPECT_TRUE(absl::IsAlreadyExists(status));
+  EXPECT_EQ(ReasonOf(status), reason::kTaskIdExists);
+  EXPECT_EQ(MetadataOf(status)["task_id"], "t");
+}
+
+TEST_F(LifecycleTest, ATakenIdInAGroupTakesBackTheOthers) {
+  ASSERT_TRUE(Send(Add("b", {1})).ok());
+  const absl::Status status =
+      SendGroup("g", {Add("a", {1}), Add("b", {2})}, {}, "other").status();
+  EXPECT_EQ(ReasonOf(status), reason::kTaskIdExists);
+  EXPECT_EQ(Seen("a"), "none");
+  EXPECT_EQ(Seen("b"), "PENDING");
+}
+
+TEST_F(LifecycleTest, ALostConfirmKeepsPendingAndARepeatSendsIt) {
+  broker_.FailNextPublish(MakeError(absl::StatusCode::kUnavailable,
+                                    reason::kBrokerUnavailable, "cut"));
+  EXPECT_TRUE(absl::IsUnavailable(Send(Add("t", {1, 1})).status()));
+  EXPECT_EQ(Seen("t"), "PENDING");
+  StartWorker();
+  EXPECT_EQ(Seen("t"), "PENDING");
+  ASSERT_TRUE(Send(Add("t", {1, 1})).ok());
+  EXPECT_EQ(Seen("t"), "SUCCESS 2");
+}
+
+TEST_F(LifecycleTest, AHalfSentGroupSaysSoAndARepeatCompletesIt) {
+  broker_.FailNextPublish(MakeError(absl::StatusCode::kUnavailable,
+                                    reason::kBrokerUnavailable, "cut"));
+  const std::vector<Task> members = {Add("a", {1}), Add("b", {2})};
+  const Task callback{.id = "cb", .name = "add"};
+  const absl::Status status = SendGroup("g", members, callback).status();
+  EXPECT_EQ(ReasonOf(status), reason::kGroupPartiallySent);
+  EXPECT_EQ(MetadataOf(status)["sent"], "1");
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(Seen("cb"), "PENDING");
+  ASSERT_TRUE(SendGroup("g", members, callback).ok());
+  environment_.RunDue();
+  EXPECT_EQ(Seen("cb"), "SUCCESS 3");
+}
+
+// --- crashes and lost replies
+
+TEST_F(LifecycleTest, ATaskWhoseWorkerDiedRunsAgain) {
+  ASSERT_TRUE(Send(Add("t", {1, 1})).ok());
+  hold_outcomes_ = true;  // it dies in the handler
+  StartWorker();
+  EXPECT_EQ(Seen("t"), "STARTED");
+  CrashWorker();
+  hold_outcomes_ = false;
+  StartWorker();
+  EXPECT_EQ(Seen("t"), "SUCCESS 2");
+  EXPECT_EQ(runs_["t"], 2);
+  EXPECT_EQ(State("t")->attempt, 1);
+}
+
+TEST_F(LifecycleTest, ADeathAfterTheOutcomeStillSendsTheNextLink) {
+  ASSERT_TRUE(SendChain({Add("a", {1, 1}), Add("b", {3})}).ok());
+  backend_.FailNext("Continue", 1, FailingBackend::kDie);  // it dies between SUCCESS and the next link
+  StartWorker();
+  EXPECT_EQ(Seen("a"), "SUCCESS 2");
+  CrashWorker();
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(Seen("b"), "SUCCESS 5");
+  EXPECT_EQ(runs_["a"], 1);
+}
+
+TEST_F(LifecycleTest, ADeathAfterTheClaimStillSendsTheCallback) {
+  ASSERT_TRUE(SendGroup("g", {Add("a", {1}), Add("b", {2})},
+                        Task{.id = "cb", .name = "add"})
+                  .ok());
+  backend_.FailNext("Continue", 1, FailingBackend::kDie);  // the callback's
+  StartWorker();
+  EXPECT_EQ(Seen("cb"), "PENDING");
+  CrashWorker();
+  StartWorker();
+  environment_.Advance(absl::Seconds(20));
+  EXPECT_EQ(Seen("cb"), "PENDING");
+  environment_.Advance(absl::Minutes(2));
+  EXPECT_EQ(Seen("cb"), "SUCCESS 3");
+  EXPECT_EQ(runs_["cb"], 1);
+}
+
+TEST_F(LifecycleTest, AnOutcomeIsKeptUntilTheBackendIsBack) {
+  ASSERT_TRUE(Send(Add("t", {1, 1})).ok());
+  backend_.FailNext("Finish", 5);
+  StartWorker();
+  EXPECT_EQ(Seen("t"), "STARTED");
+  EXPECT_EQ(acks_, 0);
+  environment_.Advance(absl::Seconds(10));
+  EXPECT_EQ(Seen("t"), "SUCCESS 2");
+  EXPECT_EQ(acks_, 1);
+  EXPECT_EQ(runs_["t"], 1);
+}
+
+TEST_F(LifecycleTest, AFinishWhoseReplyWasLostAnswersTheSame) {
+  int calls = 0;
+  handlers_["flaky"] = [&](const Task&) {
+    return ++calls == 1 ? Failure("x") : Success({});
+  };
+  ASSERT_TRUE(Send({.id = "t", .name = "flaky", .retry_count = 1}).ok());
+  backend_.FailNext("Finish", 1, FailingBackend::kLoseReply);
+  StartWorker();
+  environment_.Advance(absl::Seconds(5));
+  EXPECT_EQ(Seen("t"), "SUCCESS");
+  EXPECT_EQ(calls, 2);
+}
+
+TEST_F(LifecycleTest, ATaskThatKillsItsWorkerBecomesADeadLetter) {
+  ASSERT_TRUE(SendChain({Add("t", {1, 1}), Add("next", {})}).ok());
+  hold_outcomes_ = true;
+  for (int i = 0; i < 10; ++i) {
+    StartWorker();
+    environment_.RunDue();
+    EXPECT_EQ(Seen("t"), "STARTED");
+    CrashWorker();
+  }
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(runs_["t"], 10);
+  EXPECT_THAT(Seen("t"), HasSubstr("FAILURE begun 10 times"));
+  EXPECT_THAT(Seen("next"), HasSubstr("FAILURE link add (t) failed"));
+  ASSERT_EQ(backend_.dead().size(), 1u);
+  EXPECT_EQ(backend_.dead()[0].task_id, "t");
+  EXPECT_EQ(backend_.dead()[0].queue, kQueue);
+}
+
+TEST_F(LifecycleTest, ARedeliveryOfAFinishedTaskIsNotRunAgain) {
+  const Task task = Add("t", {1, 1});
+  ASSERT_TRUE(Send(task).ok());
+  StartWorker();
+  EXPECT_EQ(Seen("t"), "SUCCESS 2");
+  memory_broker_->Publish({.task_id = "t", .body = EncodeTask(task)},
+                          [](absl::Status) {});
+  environment_.RunDue();
+  EXPECT_EQ(runs_["t"], 1);
+  EXPECT_EQ(acks_, 2);
+}
+
+TEST_F(LifecycleTest, AnOldCopyDoesNotForkARetry) {
+  handlers_["flaky"] = [](const Task& task) {
+    return AttemptOf(task) == 1 ? Failure("x") : Success({});
+  };
+  const Task task{.id = "t", .name = "flaky", .retry_count = 1};
+  ASSERT_TRUE(Send(task).ok());
+  StartWorker();
+  EXPECT_EQ(Seen("t"), "RETRY x");
+  memory_broker_->Publish({.task_id = "t", .body = EncodeTask(task)},
+                          [](absl::Status) {});
+  environment_.RunDue();
+  EXPECT_EQ(runs_["t"], 1);
+  EXPECT_EQ(acks_, 2);
+  environment_.Advance(absl::Seconds(3));
+  EXPECT_EQ(Seen("t"), "SUCCESS");
+  EXPECT_EQ(runs_["t"], 2);
+}
+
+// --- continuations that cannot be sent, names that are not known
+
+TEST_F(LifecycleTest, AFollowUpThatNoQueueTakesEndsVisibly) {
+  Task task = Add("t", {1});
+  Task child = Add("child", {2});
+  child.routing_key = "nowhere";
+  child.on_success = {EncodeTask(Add("grandchild", {}))};
+  task.on_success = {EncodeTask(child)};
+  ASSERT_TRUE(Send(task).ok());
+  StartWorker();
+  environment_.Advance(absl::Seconds(50));
+  EXPECT_EQ(Seen("child"), "PENDING");
+  EXPECT_EQ(acks_, 0);
+  environment_.Advance(absl::Seconds(20));
+  EXPECT_THAT(Seen("child"), HasSubstr("FAILURE no queue takes"));
+  EXPECT_THAT(Seen("grandchild"), HasSubstr("FAILURE link add (child) failed"));
+  EXPECT_EQ(acks_, 1);
+  ASSERT_EQ(backend_.dead().size(), 1u);
+  EXPECT_EQ(backend_.dead()[0].task_id, "child");
+}
+
+TEST_F(LifecycleTest, ADelayedTaskThatNoQueueTakesEndsVisibly) {
+  Task task = Add("t", {1});
+  task.routing_key = "nowhere";
+  task.eta = ZonedTime{.time = environment_.Now() + absl::Seconds(5)};
+  ASSERT_TRUE(Send(task).ok());
+  environment_.Advance(absl::Minutes(3));
+  EXPECT_THAT(Seen("t"), HasSubstr("FAILURE no queue takes"));
+  ASSERT_EQ(backend_.dead().size(), 1u);
+}
+
+TEST_F(LifecycleTest, AnUnknownNameGoesRoundUntilAWorkerKnowsIt) {
+  ASSERT_TRUE(Send({.id = "t", .name = "only_in_go"}).ok());
+  StartWorker();
+  environment_.Advance(absl::Minutes(2));
+  EXPECT_EQ(Seen("t"), "PENDING");
+  const int rounds = acks_;
+  EXPECT_GT(rounds, 1);
+  EXPECT_LT(rounds, 20);
+  handlers_["only_in_go"] = [](const Task&) { return Success({}); };
+  environment_.Advance(absl::Minutes(2));
+  EXPECT_EQ(Seen("t"), "SUCCESS");
+}
+
+TEST_F(LifecycleTest, AnUnknownNameEndsVisiblyAfterAnHour) {
+  ASSERT_TRUE(Send({.id = "t", .name = "typo"}).ok());
+  StartWorker();
+  environment_.Advance(absl::Minutes(63));
+  EXPECT_EQ(Seen("t"), "FAILURE no worker has a handler named \"typo\"");
+  EXPECT_EQ(State("t")->error_type, kErrorNotRegistered);
+  EXPECT_EQ(backend_.dead().size(), 1u);
+}
+
+// --- groups
+
+TEST_F(LifecycleTest, EachMemberOfAChordIsReadABoundedNumberOfTimes) {
+  for (int n : {10, 100, 1000}) {
+    std::vector<Task> members;
+    for (int i = 0; i < n; ++i) {
+      members.push_back(Add(absl::StrCat("m", n, "_", i), {1}));
+    }
+    const std::string callback = absl::StrCat("cb", n);
+    ASSERT_TRUE(SendGroup(absl::StrCat("g", n), members,
+                          Task{.id = callback, .name = "add"})
+                    .ok());
+    const int read_before = backend_.states_read();
+    StartWorker();
+    environment_.RunDue();
+    EXPECT_EQ(Seen(callback), absl::StrCat("SUCCESS ", n));
+    // In order of completion: one that is final and two beyond it, each time;
+    // all once more before the claim; and what the sweeper reads.
+    EXPECT_LE(backend_.states_read() - read_before, 5 * n) << n << " members";
+    consumer_.reset();
+  }
+}
+
+TEST_F(LifecycleTest, AGroupThatAGoClientLaidEndsToo) {
+  WorkflowRecord go{.id = "g", .task_ids = {"a", "b"}, .nonce = "n"};
+  memory_backend_->CreateRecord(go, absl::InfiniteFuture(), absl::Hours(1),
+                                [](absl::StatusOr<PendingAnswer>) {});
+  std::vector<Task> members = {Add("a", {1}), Add("b", {2})};
+  for (Task& member : members) {
+    member.group_id = "g";
+    member.group_task_count = 2;
+    member.chord_callback = EncodeTask({.id = "cb", .name = "add"});
+    memory_broker_->Publish({.task_id = member.id, .body = EncodeTask(member)},
+                            [](absl::Status) {});
+  }
+  backend_.HideRecords();  // only machinery's own is there
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(Seen("cb"), "SUCCESS 3");
+}
+
+TEST_F(LifecycleTest, AGroupThatWasNeverSentToItsEndIsAbandoned) {
+  broker_.FailNextPublish(MakeError(absl::StatusCode::kUnavailable,
+                                    reason::kBrokerUnavailable, "cut"));
+  ASSERT_FALSE(SendGroup("g", {Add("a", {1}), Add("b", {2})},
+                         Task{.id = "cb", .name = "add"})
+                   .ok());
+  StartWorker();
+  environment_.Advance(absl::Hours(24) + absl::Minutes(2));
+  EXPECT_EQ(Seen("cb"), "FAILURE group member add (a) failed: "
+                        "the group was not submitted to its end");
+  EXPECT_TRUE(NothingIsOpen());
+}
+
+TEST_F(LifecycleTest, EndedWorkflowsLeaveNoOpenEntry) {
+  ASSERT_TRUE(SendChain({Add("a", {1}), Add("b", {2})}).ok());
+  ASSERT_TRUE(SendGroup("g", {Add("c", {1})}).ok());
+  ASSERT_TRUE(SendGroup("h", {Add("d", {1})},
+                        Task{.id = "cb", .name = "fail"})
+                  .ok());
+  StartWorker();
+  environment_.Advance(absl::Minutes(2));
+  EXPECT_TRUE(NothingIsOpen());
+}
+
+TEST_F(LifecycleTest, AfterStopNothingIsTouched) {
+  ASSERT_TRUE(Send(Add("t", {1, 1})).ok());
+  backend_.FailNext("Finish", 1);
+  StartWorker();
+  environment_.RunDue();
+  lifecycle_->Stop();
+  environment_.Advance(absl::Minutes(1));
+  EXPECT_EQ(Seen("t"), "STARTED");
+  EXPECT_EQ(acks_, 0);
+}
+
+}  // namespace
+}  // namespace penstock
