@@ -383,14 +383,16 @@ absl::StatusOr<ZonedTime> ParseTime(std::string_view text) {
   const auto civil = TakeCivil(rest);
   const auto fraction = civil ? TakeFraction(rest) : std::nullopt;
   const auto offset = fraction ? TakeOffset(rest) : std::nullopt;
-  if (!offset.has_value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("\"", absl::CHexEscape(std::string(text.substr(0, 40))),
-                     "\" is not a time like 2026-11-21T23:18:33.5Z"));
+  if (offset.has_value()) {
+    const absl::Time time = absl::FromCivil(*civil, absl::UTCTimeZone()) +
+                            *fraction - absl::Seconds(*offset);
+    // Go reads a time just outside of these years, but cannot write it again.
+    const int64_t year = absl::ToCivilYear(time, absl::UTCTimeZone()).year();
+    if (year >= 0 && year <= 9999) return ZonedTime{time, *offset};
   }
-  return ZonedTime{absl::FromCivil(*civil, absl::UTCTimeZone()) + *fraction -
-                       absl::Seconds(*offset),
-                   *offset};
+  return absl::InvalidArgumentError(
+      absl::StrCat("\"", absl::CHexEscape(std::string(text.substr(0, 40))),
+                   "\" is not a time like 2026-11-21T23:18:33.5Z"));
 }
 
 std::string EncodeBase64(const Bytes& bytes) {

@@ -10,7 +10,7 @@
 #include <memory>
 #include <string>
 
-#include "absl/strings/str_format.h"
+#include "absl/strings/str_cat.h"
 
 namespace penstock {
 namespace {
@@ -50,7 +50,9 @@ void AppendEscaped(absl::string_view text, std::string* out) {
     if (c == '\n') {
       out->append("\\n");
     } else if (IsControl(c)) {
-      absl::StrAppendFormat(out, "\\x%02x", static_cast<unsigned char>(c));
+      absl::StrAppend(
+          out, "\\x",
+          absl::Hex(static_cast<unsigned char>(c), absl::kZeroPad2));
     } else {
       out->push_back(c);
     }
