@@ -413,13 +413,16 @@ bool Runtime::QuietLocked() const {
 }
 
 std::string Runtime::UnfinishedLocked() const {
+  constexpr size_t kShown = 10;
   std::vector<std::string> names;
   for (const auto& [id, run] : runs_) {
-    if (names.size() == 10) break;
+    if (names.size() == kShown) break;
     names.push_back(absl::StrCat(id, " (", run->handler->first, ")"));
   }
-  return absl::StrCat("not finished by the drain deadline: ", runs_.size(),
-                      " tasks", names.empty() ? "" : ": ",
+  if (names.size() < runs_.size()) {
+    names.push_back(absl::StrCat("and ", runs_.size() - kShown, " more"));
+  }
+  return absl::StrCat("not finished by the drain deadline: ",
                       absl::StrJoin(names, ", "));
 }
 
