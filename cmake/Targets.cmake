@@ -4,11 +4,13 @@
 add_library(penstock_flags INTERFACE)
 target_include_directories(
   penstock_flags INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
-target_compile_options(penstock_flags INTERFACE -Wall -Wextra -Wpedantic
-                                                -Wno-missing-field-initializers)
+# Not for programs that use the installed SDK: their warnings are theirs.
+set(warnings -Wall -Wextra -Wpedantic -Wno-missing-field-initializers)
 if(PENSTOCK_WERROR)
-  target_compile_options(penstock_flags INTERFACE -Werror)
+  list(APPEND warnings -Werror)
 endif()
+target_compile_options(penstock_flags INTERFACE "$<BUILD_INTERFACE:${warnings}>")
+target_compile_features(penstock_flags INTERFACE cxx_std_20)
 if(PENSTOCK_SANITIZE)
   add_compile_options(-fsanitize=${PENSTOCK_SANITIZE} -fno-omit-frame-pointer
                       -fno-sanitize-recover=all)

@@ -1,0 +1,11 @@
+# What the installed libraries are linked with: see Dependencies.cmake.
+include(CMakeFindDependencyMacro)
+find_dependency(Threads)
+find_dependency(absl)
+find_dependency(OpenSSL)
+find_dependency(spdlog)
+find_dependency(yaml-cpp)
+find_dependency(rabbitmq-c CONFIG)
+find_dependency(PkgConfig)
+pkg_check_modules(HIREDIS REQUIRED IMPORTED_TARGET hiredis)
+include(${CMAKE_CURRENT_LIST_DIR}/PenstockTargets.cmake)
