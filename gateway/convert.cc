@@ -53,10 +53,6 @@ constexpr size_t kMaxDetailText = 200;
 
 constexpr char kBadRequestUrl[] = "type.googleapis.com/google.rpc.BadRequest";
 
-absl::string_view View(std::string_view text) {
-  return absl::string_view(text.data(), text.size());
-}
-
 std::string_view StdView(absl::string_view text) {
   return std::string_view(text.data(), text.size());
 }

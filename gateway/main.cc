@@ -182,6 +182,13 @@ int Run(const Options& options, const sigset_t& signals) {
                        .pending_expire_in = options.pending_expire_in});
   lifecycle.Start();
 
+  auto server = Server::Start(&lifecycle, broker->get(), backend->get(),
+                              environment.get(), {.listen = options.listen});
+  if (!server.ok()) {
+    lifecycle.Stop();
+    return Fail(kCannotRun, server.status());
+  }
+
   std::unique_ptr<Worker> worker;
   if (absl::GetFlag(FLAGS_embedded)) {
     worker = std::make_unique<Worker>(broker->get(), backend->get(),
@@ -193,13 +200,6 @@ int Run(const Options& options, const sigset_t& signals) {
       return Fail(kCannotRun, status);
     }
   }
-
-  auto server = Server::Start(&lifecycle, broker->get(), backend->get(),
-                              environment.get(), {.listen = options.listen});
-  if (!server.ok()) {
-    lifecycle.Stop();
-    return Fail(kCannotRun, server.status());
-  }
   Log(LogLevel::kInfo, "listening", {{"address", (*server)->address()}});
 
   int received = 0;
@@ -208,7 +208,7 @@ int Run(const Options& options, const sigset_t& signals) {
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
   const absl::Time deadline =
       absl::Now() + absl::GetFlag(FLAGS_drain_deadline);
-  Log(LogLevel::kInfo, "draining");
+  Log(LogLevel::kInfo, "gateway draining");
   (*server)->Drain(deadline);
   if (worker != nullptr) {
     const absl::Status drained = worker->Drain(
@@ -218,7 +218,7 @@ int Run(const Options& options, const sigset_t& signals) {
     }
   }
   lifecycle.Stop();
-  Log(LogLevel::kInfo, "drained");
+  Log(LogLevel::kInfo, "gateway drained");
   return kDrained;
 }
 

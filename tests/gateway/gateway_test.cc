@@ -1,0 +1,899 @@
+// The gateway as clients see it: a real channel to a server in this process, over
+// the memory twins, with the example worker.
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/blocking_counter.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "gateway/server.h"
+#include "gmock/gmock.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "grpcpp/generic/generic_stub.h"
+#include "grpcpp/grpcpp.h"
+#include "gtest/gtest.h"
+#include "penstock/v1/gateway.grpc.pb.h"
+#include "queue/memory/memory_backend.h"
+#include "queue/memory/memory_broker.h"
+#include "tests/support/failing_backend.h"
+#include "tests/support/failing_broker.h"
+#include "worker/example_tasks.h"
+
+namespace penstock {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
+
+using grpc::health::v1::HealthCheckRequest;
+using grpc::health::v1::HealthCheckResponse;
+
+// Long enough to be never reached where things work.
+constexpr absl::Duration kPatience = absl::Seconds(60);
+
+// A broker that can hold confirms back.
+class HoldingBroker final : public FailingBroker {
+ public:
+  using FailingBroker::FailingBroker;
+
+  void Hold() {
+    absl::MutexLock lock(&mu_);
+    holding_ = true;
+  }
+  void Release() {
+    std::vector<Closure> held;
+    {
+      absl::MutexLock lock(&mu_);
+      holding_ = false;
+      held.swap(held_);
+    }
+    for (Closure& publish : held) std::move(publish)();
+  }
+  // Waits until `count` publishes are held.
+  void AwaitHeld(size_t count) {
+    auto reached = [&] {
+      mu_.AssertReaderHeld();
+      return held_.size() >= count;
+    };
+    absl::MutexLock lock(&mu_, absl::Condition(&reached));
+  }
+
+  void Publish(Message message, Done done) override {
+    {
+      absl::MutexLock lock(&mu_);
+      if (holding_) {
+        held_.push_back([this, message = std::move(message),
+                         done = std::move(done)]() mutable {
+          FailingBroker::Publish(std::move(message), std::move(done));
+        });
+        return;
+      }
+    }
+    FailingBroker::Publish(std::move(message), std::move(done));
+  }
+
+ private:
+  absl::Mutex mu_;
+  bool holding_ ABSL_GUARDED_BY(mu_) = false;
+  std::vector<Closure> held_ ABSL_GUARDED_BY(mu_);
+};
+
+v1::Task MakeTask(const std::string& name, std::vector<int64_t> args = {},
+                  const std::string& id = "") {
+  v1::Task task;
+  task.set_name(name);
+  task.set_id(id);
+  for (int64_t arg : args) task.add_args()->set_int_value(arg);
+  return task;
+}
+
+template <typename Detail>
+std::optional<Detail> Find(const grpc::Status& status) {
+  google::rpc::Status all;
+  EXPECT_TRUE(all.ParseFromString(status.error_details()));
+  for (const auto& any : all.details()) {
+    Detail detail;
+    if (any.Is<Detail>() && any.UnpackTo(&detail)) return detail;
+  }
+  return std::nullopt;
+}
+
+std::string ReasonIn(const grpc::Status& status) {
+  const auto info = Find<google::rpc::ErrorInfo>(status);
+  return info.has_value() ? info->reason() : "";
+}
+
+class GatewayTest : public ::testing::Test {
+ protected:
+  void StartServer(GatewayServiceOptions options = {}) {
+    auto server =
+        Server::Start(&lifecycle_, &broker_, &backend_, environment_.get(),
+                      {.listen = "127.0.0.1:0", .service = options});
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    channel_ = grpc::CreateChannel(server_->address(),
+                                   grpc::InsecureChannelCredentials());
+    stub_ = v1::GatewayService::NewStub(channel_);
+  }
+
+  void StartWorker() {
+    Options config;
+    config.concurrency = 2;
+    worker_ = std::make_unique<Worker>(
+        &broker_, &backend_, environment_.get(),
+        WorkerOptions{.config = config, .handle_signals = false});
+    RegisterExampleTasks(*worker_);
+    ASSERT_TRUE(worker_->Start().ok());
+  }
+
+  void StartBoth() {
+    StartServer();
+    StartWorker();
+  }
+
+  void TearDown() override {
+    if (server_ != nullptr) server_->Drain(absl::Now() + kPatience);
+    if (worker_ != nullptr) {
+      EXPECT_TRUE(worker_->Drain(kPatience).ok());
+    }
+    lifecycle_.Stop();
+  }
+
+  static std::unique_ptr<grpc::ClientContext> Context(
+      absl::Duration timeout = kPatience) {
+    auto context = std::make_unique<grpc::ClientContext>();
+    context->set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+    return context;
+  }
+
+  grpc::Status Send(const v1::Task& task, v1::SendTaskResponse* out = nullptr) {
+    v1::SendTaskRequest request;
+    *request.mutable_task() = task;
+    v1::SendTaskResponse response;
+    auto status = stub_->SendTask(Context().get(), request,
+                                  out != nullptr ? out : &response);
+    return status;
+  }
+
+  std::string MustSend(const v1::Task& task) {
+    v1::SendTaskResponse response;
+    const grpc::Status status = Send(task, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return response.task_id();
+  }
+
+  grpc::Status Get(const std::string& id, absl::Duration wait,
+                   v1::TaskState* out, absl::Duration timeout = kPatience) {
+    v1::GetStateRequest request;
+    request.set_task_id(id);
+    request.mutable_wait()->set_seconds(absl::ToInt64Seconds(wait));
+    v1::GetStateResponse response;
+    auto status = stub_->GetState(Context(timeout).get(), request, &response);
+    if (out != nullptr) *out = response.state();
+    return status;
+  }
+
+  v1::TaskState Await(const std::string& id) {
+    v1::TaskState state;
+    const grpc::Status status = Get(id, absl::Seconds(50), &state);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return state;
+  }
+
+  v1::TaskState Peek(const std::string& id) {
+    v1::TaskState state;
+    const grpc::Status status = Get(id, absl::ZeroDuration(), &state);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return state;
+  }
+
+  int64_t AwaitInt(const std::string& id) {
+    const v1::TaskState state = Await(id);
+    EXPECT_EQ(state.status(), v1::TASK_STATUS_SUCCESS) << state.DebugString();
+    if (state.results_size() != 1) return -1;
+    EXPECT_EQ(state.results(0).type(), "int64");
+    return state.results(0).int_value();
+  }
+
+  v1::SendChordResponse SendChord(const std::vector<v1::Task>& tasks,
+                                  const v1::Task& callback) {
+    v1::SendChordRequest request;
+    for (const v1::Task& task : tasks) *request.add_tasks() = task;
+    *request.mutable_callback() = callback;
+    v1::SendChordResponse response;
+    const grpc::Status status =
+        stub_->SendChord(Context().get(), request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return response;
+  }
+
+  v1::GetGroupStateResponse GetGroup(const v1::GetGroupStateRequest& request) {
+    v1::GetGroupStateResponse response;
+    const grpc::Status status =
+        stub_->GetGroupState(Context().get(), request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return response;
+  }
+
+  // In order of construction; what is below uses what is above.
+  std::unique_ptr<Environment> environment_ = MakeSystemEnvironment();
+  std::unique_ptr<Broker> memory_broker_ =
+      MakeMemoryBroker({.environment = environment_.get()});
+  HoldingBroker broker_{memory_broker_.get(), environment_.get()};
+  std::unique_ptr<Backend> memory_backend_ =
+      MakeMemoryBackend(environment_.get());
+  FailingBackend backend_{memory_backend_.get(), environment_.get()};
+  Lifecycle lifecycle_{&broker_, &backend_, environment_.get(), {}};
+  std::unique_ptr<Worker> worker_;
+  std::unique_ptr<Server> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::GatewayService::Stub> stub_;
+};
+
+// ---- sending --------------------------------------------------------------
+
+TEST_F(GatewayTest, TaskIsSentAndItsResultRead) {
+  StartBoth();
+  v1::SendTaskResponse sent;
+  ASSERT_TRUE(Send(MakeTask("add", {1, 1}), &sent).ok());
+  EXPECT_THAT(sent.task_id(), StartsWith("task_"));
+  EXPECT_FALSE(sent.replayed());
+  EXPECT_TRUE(sent.has_create_time());
+  EXPECT_EQ(AwaitInt(sent.task_id()), 2);
+  const v1::TaskState state = Peek(sent.task_id());
+  EXPECT_EQ(state.name(), "add");
+  EXPECT_EQ(state.attempt(), 1);
+  EXPECT_EQ(state.create_time().seconds(), sent.create_time().seconds());
+  EXPECT_TRUE(state.has_start_time());
+  EXPECT_TRUE(state.has_finish_time());
+  EXPECT_NE(state.worker_id(), "");
+}
+
+TEST_F(GatewayTest, ChainPassesResultsOn) {
+  StartBoth();
+  v1::SendChainRequest request;
+  *request.add_tasks() = MakeTask("add", {2, 2});
+  *request.add_tasks() = MakeTask("add", {5, 6});
+  *request.add_tasks() = MakeTask("multiply", {4});
+  v1::SendChainResponse response;
+  ASSERT_TRUE(stub_->SendChain(Context().get(), request, &response).ok());
+  ASSERT_EQ(response.task_ids_size(), 3);
+  EXPECT_EQ(AwaitInt(response.task_ids(2)), 60);
+  EXPECT_EQ(AwaitInt(response.task_ids(0)), 4);
+}
+
+TEST_F(GatewayTest, ChordGivesAllResultsToItsCallback) {
+  StartBoth();
+  const auto chord = SendChord(
+      {MakeTask("add", {1, 1}), MakeTask("add", {2, 2}), MakeTask("add", {5, 6})},
+      MakeTask("multiply"));
+  EXPECT_THAT(chord.callback_task_id(), StartsWith("chord_"));
+  EXPECT_EQ(AwaitInt(chord.callback_task_id()), 88);
+
+  v1::GetGroupStateRequest request;
+  request.set_group_id(chord.group_id());
+  const v1::GroupState group = GetGroup(request).group();
+  EXPECT_EQ(group.total(), 3);
+  EXPECT_TRUE(group.chord_triggered());
+  EXPECT_TRUE(group.done());
+  EXPECT_EQ(group.callback().task_id(), chord.callback_task_id());
+  ASSERT_EQ(group.counts_size(), 1);
+  EXPECT_EQ(group.counts(0).status(), v1::TASK_STATUS_SUCCESS);
+  EXPECT_EQ(group.counts(0).count(), 3);
+  EXPECT_EQ(group.tasks_size(), 0);
+}
+
+TEST_F(GatewayTest, GroupIsReadPageByPage) {
+  StartBoth();
+  v1::SendGroupRequest request;
+  for (int i = 0; i < 5; ++i) *request.add_tasks() = MakeTask("add", {i, 1});
+  request.set_group_id("my-group");
+  request.set_send_concurrency(2);
+  v1::SendGroupResponse sent;
+  ASSERT_TRUE(stub_->SendGroup(Context().get(), request, &sent).ok());
+  EXPECT_EQ(sent.group_id(), "my-group");
+  ASSERT_EQ(sent.task_ids_size(), 5);
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(AwaitInt(sent.task_ids(i)), i + 1);
+
+  v1::GetGroupStateRequest get;
+  get.set_group_id("my-group");
+  get.set_include_tasks(true);
+  get.set_page_size(2);
+  std::vector<std::string> ids;
+  std::vector<int> sizes;
+  do {
+    const v1::GetGroupStateResponse page = GetGroup(get);
+    EXPECT_EQ(page.group().total(), 5);
+    EXPECT_TRUE(page.group().done());
+    EXPECT_FALSE(page.group().has_callback());
+    sizes.push_back(page.group().tasks_size());
+    for (const auto& task : page.group().tasks()) ids.push_back(task.task_id());
+    get.set_page_token(page.next_page_token());
+  } while (!get.page_token().empty());
+  EXPECT_THAT(sizes, ElementsAre(2, 2, 1));
+  EXPECT_EQ(ids, std::vector<std::string>(sent.task_ids().begin(),
+                                          sent.task_ids().end()));
+}
+
+TEST_F(GatewayTest, DelayedTaskRunsWhenDue) {
+  StartBoth();
+  lifecycle_.Start();
+  v1::Task task = MakeTask("add", {1, 2});
+  task.mutable_delay()->set_nanos(200'000'000);
+  const absl::Time before = absl::Now();
+  EXPECT_EQ(AwaitInt(MustSend(task)), 3);
+  EXPECT_GE(absl::Now() - before, absl::Milliseconds(200));
+}
+
+TEST_F(GatewayTest, MessagesOverGrpcsDefaultAreTaken) {
+  StartServer();
+  v1::SendGroupRequest request;
+  for (int i = 0; i < 10; ++i) {
+    *request.add_tasks() = MakeTask("concat");
+    request.mutable_tasks(i)->add_args()->set_string_value(
+        std::string(600'000, 'x'));
+  }
+  v1::SendGroupResponse response;
+  const grpc::Status status =
+      stub_->SendGroup(Context().get(), request, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+}
+
+TEST_F(GatewayTest, EqualRepeatIsReplayedAndAnotherTaskIsRefused) {
+  StartServer();
+  const v1::Task task = MakeTask("add", {1, 1}, "mine");
+  v1::SendTaskResponse response;
+  ASSERT_TRUE(Send(task, &response).ok());
+  EXPECT_FALSE(response.replayed());
+  ASSERT_TRUE(Send(task, &response).ok());
+  EXPECT_TRUE(response.replayed());
+  EXPECT_EQ(response.task_id(), "mine");
+
+  const grpc::Status refused = Send(MakeTask("add", {1, 2}, "mine"));
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::ALREADY_EXISTS);
+  EXPECT_EQ(ReasonIn(refused), "TASK_ID_EXISTS");
+  EXPECT_EQ(Find<google::rpc::ErrorInfo>(refused)->metadata().at("task_id"),
+            "mine");
+}
+
+TEST_F(GatewayTest, EqualGroupIsReplayedWithTheSameIds) {
+  StartServer();
+  v1::SendChordRequest request;
+  *request.add_tasks() = MakeTask("add", {1});
+  *request.mutable_callback() = MakeTask("add");
+  request.set_group_id("mine");
+  v1::SendChordResponse first;
+  v1::SendChordResponse second;
+  ASSERT_TRUE(stub_->SendChord(Context().get(), request, &first).ok());
+  ASSERT_TRUE(stub_->SendChord(Context().get(), request, &second).ok());
+  EXPECT_TRUE(second.replayed());
+  EXPECT_EQ(first.task_ids(0), second.task_ids(0));
+  EXPECT_EQ(first.callback_task_id(), second.callback_task_id());
+
+  *request.add_tasks() = MakeTask("add", {2});
+  v1::SendChordResponse third;
+  const grpc::Status refused =
+      stub_->SendChord(Context().get(), request, &third);
+  EXPECT_EQ(ReasonIn(refused), "GROUP_ID_EXISTS");
+}
+
+TEST_F(GatewayTest, KeyWithoutAQueueIsRefusedAndNothingIsKept) {
+  StartServer();
+  v1::Task task = MakeTask("add", {}, "lost");
+  task.set_routing_key("nowhere");
+  const grpc::Status status = Send(task);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(ReasonIn(status), "QUEUE_NOT_FOUND");
+  EXPECT_EQ(
+      Find<google::rpc::PreconditionFailure>(status)->violations(0).type(),
+      "QUEUE_NOT_FOUND");
+  EXPECT_EQ(ReasonIn(Get("lost", absl::ZeroDuration(), nullptr)),
+            "TASK_NOT_FOUND");
+}
+
+TEST_F(GatewayTest, BadFieldsAreNamed) {
+  StartServer();
+  v1::Task task = MakeTask("", {300});
+  task.mutable_args(0)->set_type("int8");
+  const grpc::Status status = Send(task);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(ReasonIn(status), "INVALID_FIELD");
+  std::vector<std::string> paths;
+  for (const auto& each :
+       Find<google::rpc::BadRequest>(status)->field_violations()) {
+    paths.push_back(each.field());
+  }
+  EXPECT_THAT(paths, ElementsAre("task.name", "task.args[0].int_value"));
+}
+
+// A client takes 8 kB of metadata and ends the connection at more.
+TEST_F(GatewayTest, ManyBadFieldsReachTheClient) {
+  StartServer();
+  v1::SendGroupRequest request;
+  for (int i = 0; i < 10'000; ++i) {
+    request.add_tasks()->set_id("\xc3\xa4 " + std::string(300, 'i'));
+  }
+  v1::SendGroupResponse response;
+  const grpc::Status status =
+      stub_->SendGroup(Context().get(), request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_GT(Find<google::rpc::BadRequest>(status)->field_violations_size(), 10);
+}
+
+// ---- failing --------------------------------------------------------------
+
+TEST_F(GatewayTest, FailedTaskIsNoFailedCall) {
+  StartBoth();
+  const v1::TaskState state = Await(MustSend(MakeTask("panic_task")));
+  EXPECT_EQ(state.status(), v1::TASK_STATUS_FAILURE);
+  EXPECT_THAT(state.error().message(), HasSubstr("oops"));
+  EXPECT_FALSE(state.error().retryable());
+}
+
+TEST_F(GatewayTest, FailedLinkAbandonsWhatFollows) {
+  StartBoth();
+  v1::SendChainRequest request;
+  *request.add_tasks() = MakeTask("panic_task", {}, "first");
+  *request.add_tasks() = MakeTask("add", {1});
+  *request.add_tasks() = MakeTask("add", {1});
+  v1::SendChainResponse response;
+  ASSERT_TRUE(stub_->SendChain(Context().get(), request, &response).ok());
+  for (const int link : {1, 2}) {
+    const v1::TaskState state = Await(response.task_ids(link));
+    EXPECT_EQ(state.status(), v1::TASK_STATUS_FAILURE);
+    EXPECT_EQ(state.error().type(), "abandoned");
+    EXPECT_THAT(state.error().message(), HasSubstr("first"));
+  }
+}
+
+TEST_F(GatewayTest, FailedMemberEndsTheChordAndIsNamed) {
+  StartBoth();
+  const auto chord = SendChord(
+      {MakeTask("add", {1, 1}), MakeTask("panic_task", {}, "culprit")},
+      MakeTask("multiply"));
+  const v1::TaskState state = Await(chord.callback_task_id());
+  EXPECT_EQ(state.status(), v1::TASK_STATUS_FAILURE);
+  EXPECT_THAT(state.error().message(), HasSubstr("culprit"));
+}
+
+// ---- reading --------------------------------------------------------------
+
+TEST_F(GatewayTest, UnknownIsNotPending) {
+  StartServer();
+  EXPECT_EQ(Peek(MustSend(MakeTask("add", {1}))).status(),
+            v1::TASK_STATUS_PENDING);
+  const grpc::Status status = Get("nobody", absl::Seconds(50), nullptr);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(ReasonIn(status), "TASK_NOT_FOUND");
+  EXPECT_EQ(Find<google::rpc::ResourceInfo>(status)->resource_name(), "nobody");
+
+  v1::GetGroupStateRequest group;
+  group.set_group_id("nobody");
+  v1::GetGroupStateResponse response;
+  EXPECT_EQ(ReasonIn(stub_->GetGroupState(Context().get(), group, &response)),
+            "GROUP_NOT_FOUND");
+}
+
+TEST_F(GatewayTest, WaitThatIsOverIsOkWithTheStateAsItIs) {
+  StartServer();
+  const std::string id = MustSend(MakeTask("add", {1}));
+  v1::TaskState state;
+  ASSERT_TRUE(Get(id, absl::Seconds(1), &state).ok());
+  EXPECT_EQ(state.status(), v1::TASK_STATUS_PENDING);
+}
+
+TEST_F(GatewayTest, WaitEndsBeforeTheCallersDeadline) {
+  StartServer();
+  const std::string id = MustSend(MakeTask("add", {1}));
+  v1::TaskState state;
+  const grpc::Status status =
+      Get(id, absl::Seconds(50), &state, absl::Seconds(2));
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(state.status(), v1::TASK_STATUS_PENDING);
+}
+
+TEST_F(GatewayTest, ManyStatesAreReadAtOnce) {
+  StartBoth();
+  const std::string id = MustSend(MakeTask("add", {20, 22}));
+  ASSERT_EQ(AwaitInt(id), 42);
+  v1::BatchGetStatesRequest request;
+  request.add_task_ids("nobody");
+  request.add_task_ids(id);
+  v1::BatchGetStatesResponse response;
+  ASSERT_TRUE(stub_->BatchGetStates(Context().get(), request, &response).ok());
+  ASSERT_EQ(response.states_size(), 1);
+  EXPECT_EQ(response.states(0).results(0).int_value(), 42);
+  EXPECT_THAT(response.missing_task_ids(), ElementsAre("nobody"));
+}
+
+TEST_F(GatewayTest, WatchTellsEachStateAndEndsWhenAllAreFinal) {
+  StartServer();
+  v1::WatchStateRequest request;
+  request.add_task_ids(MustSend(MakeTask("add", {1, 1}, "b")));
+  request.add_task_ids(MustSend(MakeTask("panic_task", {}, "a")));
+  auto context = Context();
+  auto stream = stub_->WatchState(context.get(), request);
+  v1::WatchStateResponse news;
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(stream->Read(&news));
+    EXPECT_EQ(news.sequence(), i + 1);
+    EXPECT_EQ(news.state().task_id(), request.task_ids(i));
+    EXPECT_EQ(news.state().status(), v1::TASK_STATUS_PENDING);
+  }
+  StartWorker();
+  std::map<std::string, v1::TaskStatus> last;
+  int64_t sequence = 2;
+  while (stream->Read(&news)) {
+    EXPECT_EQ(news.sequence(), ++sequence);
+    last[news.state().task_id()] = news.state().status();
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_EQ(last["b"], v1::TASK_STATUS_SUCCESS);
+  EXPECT_EQ(last["a"], v1::TASK_STATUS_FAILURE);
+}
+
+TEST_F(GatewayTest, WatchOfFinishedTasksEndsAtOnce) {
+  StartBoth();
+  const std::string id = MustSend(MakeTask("add", {1, 1}));
+  AwaitInt(id);
+  v1::WatchStateRequest request;
+  request.add_task_ids(id);
+  auto context = Context();
+  auto stream = stub_->WatchState(context.get(), request);
+  v1::WatchStateResponse news;
+  ASSERT_TRUE(stream->Read(&news));
+  EXPECT_EQ(news.state().results(0).int_value(), 2);
+  EXPECT_FALSE(stream->Read(&news));
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(GatewayTest, WatchOfAnUnknownIdIsNotFound) {
+  StartServer();
+  v1::WatchStateRequest request;
+  request.add_task_ids(MustSend(MakeTask("add")));
+  request.add_task_ids("nobody");
+  auto context = Context();
+  auto stream = stub_->WatchState(context.get(), request);
+  v1::WatchStateResponse news;
+  EXPECT_FALSE(stream->Read(&news));
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(ReasonIn(status), "TASK_NOT_FOUND");
+}
+
+TEST_F(GatewayTest, QuietWatchIsKeptAlive) {
+  StartServer({.keepalive = absl::Milliseconds(30)});
+  v1::WatchStateRequest request;
+  request.add_task_ids(MustSend(MakeTask("add")));
+  auto context = Context();
+  auto stream = stub_->WatchState(context.get(), request);
+  v1::WatchStateResponse news;
+  ASSERT_TRUE(stream->Read(&news));
+  EXPECT_TRUE(news.has_state());
+  for (int i = 2; i <= 3; ++i) {
+    ASSERT_TRUE(stream->Read(&news));
+    EXPECT_TRUE(news.has_keepalive());
+    EXPECT_EQ(news.sequence(), i);
+  }
+  context->TryCancel();
+  while (stream->Read(&news)) {
+  }
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(GatewayTest, BackendThatIsAwayIsUnavailable) {
+  StartServer();
+  const std::string id = MustSend(MakeTask("add"));
+  backend_.SetMode(FailingBackend::kRefuse);
+  for (const absl::Duration wait : {absl::ZeroDuration(), absl::Seconds(1)}) {
+    const grpc::Status status = Get(id, wait, nullptr);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+    EXPECT_EQ(ReasonIn(status), "BACKEND_UNAVAILABLE");
+    EXPECT_TRUE(Find<google::rpc::RetryInfo>(status).has_value());
+  }
+  EXPECT_EQ(ReasonIn(Send(MakeTask("add"))), "BACKEND_UNAVAILABLE");
+  backend_.SetMode(FailingBackend::kWork);
+  EXPECT_EQ(Peek(id).status(), v1::TASK_STATUS_PENDING);
+}
+
+// ---- limits and cancelling ------------------------------------------------
+
+// A call that was begun and is waited for later.
+struct Pending {
+  std::unique_ptr<grpc::ClientContext> context;
+  v1::GetStateRequest get_request;
+  v1::GetStateResponse get_response;
+  v1::SendTaskRequest send_request;
+  v1::SendTaskResponse send_response;
+  grpc::Status status;
+  absl::Notification ended;
+
+  std::function<void(grpc::Status)> OnEnd() {
+    return [this](grpc::Status s) {
+      status = std::move(s);
+      ended.Notify();
+    };
+  }
+};
+
+TEST_F(GatewayTest, SendsBeyondTheLimitAreRefusedUntilOthersEnd) {
+  StartServer({.sends = {.tasks = 1, .bytes = 1 << 30}});
+  broker_.Hold();
+  Pending first{.context = Context()};
+  *first.send_request.mutable_task() = MakeTask("add");
+  stub_->async()->SendTask(first.context.get(), &first.send_request,
+                           &first.send_response, first.OnEnd());
+  broker_.AwaitHeld(1);
+  const grpc::Status refused = Send(MakeTask("add"));
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(ReasonIn(refused), "TOO_MANY_IN_FLIGHT");
+  EXPECT_TRUE(Find<google::rpc::RetryInfo>(refused).has_value());
+  EXPECT_TRUE(Find<google::rpc::QuotaFailure>(refused).has_value());
+  broker_.Release();
+  first.ended.WaitForNotification();
+  EXPECT_TRUE(first.status.ok()) << first.status.error_message();
+  // The permit is given back just after the answer.
+  while (ReasonIn(Send(MakeTask("add"))) == "TOO_MANY_IN_FLIGHT") {
+  }
+}
+
+TEST_F(GatewayTest, CancelledSendEndsOnceAndKeepsItsPermitWhileInFlight) {
+  StartServer({.sends = {.tasks = 1, .bytes = 1 << 30}});
+  broker_.Hold();
+  Pending first{.context = Context()};
+  *first.send_request.mutable_task() = MakeTask("add", {}, "cancelled");
+  stub_->async()->SendTask(first.context.get(), &first.send_request,
+                           &first.send_response, first.OnEnd());
+  broker_.AwaitHeld(1);
+  first.context->TryCancel();
+  first.ended.WaitForNotification();
+  EXPECT_EQ(first.status.error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_EQ(ReasonIn(Send(MakeTask("add"))), "TOO_MANY_IN_FLIGHT");
+  broker_.Release();
+  while (ReasonIn(Send(MakeTask("add"))) == "TOO_MANY_IN_FLIGHT") {
+  }
+  EXPECT_EQ(Peek("cancelled").status(), v1::TASK_STATUS_PENDING);
+}
+
+TEST_F(GatewayTest, CancelledWaitGivesItsPlaceBack) {
+  StartServer({.waits = {.tasks = 1, .bytes = 1 << 30}});
+  const std::string id = MustSend(MakeTask("add"));
+  Pending first{.context = Context()};
+  first.get_request.set_task_id(id);
+  first.get_request.mutable_wait()->set_seconds(50);
+  const int reads = backend_.Calls("GetStates");
+  stub_->async()->GetState(first.context.get(), &first.get_request,
+                           &first.get_response, first.OnEnd());
+  // Its own read, and one of the waiters': it is parked.
+  backend_.AwaitCalls("GetStates", reads + 2);
+  EXPECT_EQ(ReasonIn(Get(id, absl::Seconds(1), nullptr)), "TOO_MANY_IN_FLIGHT");
+  EXPECT_EQ(Peek(id).status(), v1::TASK_STATUS_PENDING);  // reads go on
+  first.context->TryCancel();
+  first.ended.WaitForNotification();
+  EXPECT_EQ(first.status.error_code(), grpc::StatusCode::CANCELLED);
+  while (ReasonIn(Get(id, absl::Seconds(1), nullptr)) == "TOO_MANY_IN_FLIGHT") {
+  }
+}
+
+TEST_F(GatewayTest, ThousandsWaitAtOnce) {
+  constexpr int kWaits = 2000;
+  StartServer();
+  v1::SendGroupRequest request;
+  for (int i = 0; i < kWaits; ++i) *request.add_tasks() = MakeTask("add", {i});
+  v1::SendGroupResponse sent;
+  ASSERT_TRUE(stub_->SendGroup(Context().get(), request, &sent).ok());
+
+  struct Wait {
+    grpc::ClientContext context;
+    v1::GetStateRequest request;
+    v1::GetStateResponse response;
+  };
+  std::vector<std::unique_ptr<Wait>> waits;
+  absl::BlockingCounter open(kWaits);
+  std::atomic<int> succeeded{0};
+  const int reads = backend_.Calls("GetStates");
+  for (int i = 0; i < kWaits; ++i) {
+    Wait& wait = *waits.emplace_back(std::make_unique<Wait>());
+    wait.request.set_task_id(sent.task_ids(i));
+    wait.request.mutable_wait()->set_seconds(60);
+    stub_->async()->GetState(
+        &wait.context, &wait.request, &wait.response,
+        [&, i](const grpc::Status& status) {
+          const auto& state = wait.response.state();
+          if (status.ok() && state.status() == v1::TASK_STATUS_SUCCESS &&
+              state.results(0).int_value() == i) {
+            ++succeeded;
+          }
+          open.DecrementCount();
+        });
+  }
+  // Each has been read once by its call: all are parked, or will be at once.
+  backend_.AwaitCalls("GetStates", reads + kWaits);
+  StartWorker();
+  open.Wait();
+  EXPECT_EQ(succeeded, kWaits);
+}
+
+// ---- the server -----------------------------------------------------------
+
+TEST_F(GatewayTest, DrainEndsWaitsAndWatchesAndRefusesSends) {
+  StartServer();
+  const std::string id = MustSend(MakeTask("add"));
+  v1::WatchStateRequest watched;
+  watched.add_task_ids(id);
+  auto watch_context = Context();
+  auto stream = stub_->WatchState(watch_context.get(), watched);
+  v1::WatchStateResponse news;
+  ASSERT_TRUE(stream->Read(&news));
+  Pending wait{.context = Context()};
+  wait.get_request.set_task_id(id);
+  wait.get_request.mutable_wait()->set_seconds(50);
+  stub_->async()->GetState(wait.context.get(), &wait.get_request,
+                           &wait.get_response, wait.OnEnd());
+
+  server_->BeginDrain();
+  wait.ended.WaitForNotification();
+  EXPECT_TRUE(wait.status.ok()) << wait.status.error_message();
+  EXPECT_EQ(wait.get_response.state().status(), v1::TASK_STATUS_PENDING);
+  EXPECT_FALSE(stream->Read(&news));
+  const grpc::Status ended = stream->Finish();
+  EXPECT_EQ(ended.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(ReasonIn(ended), "DRAINING");
+  const grpc::Status refused = Send(MakeTask("add"));
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(ReasonIn(refused), "DRAINING");
+  EXPECT_TRUE(Find<google::rpc::RetryInfo>(refused).has_value());
+  EXPECT_EQ(Peek(id).status(), v1::TASK_STATUS_PENDING);  // reads go on
+}
+
+TEST_F(GatewayTest, DrainLetsSendsEnd) {
+  StartServer();
+  broker_.Hold();
+  Pending send{.context = Context()};
+  *send.send_request.mutable_task() = MakeTask("add");
+  stub_->async()->SendTask(send.context.get(), &send.send_request,
+                           &send.send_response, send.OnEnd());
+  broker_.AwaitHeld(1);
+  server_->BeginDrain();
+  broker_.Release();
+  server_->Drain(absl::Now() + kPatience);
+  send.ended.WaitForNotification();
+  EXPECT_TRUE(send.status.ok()) << send.status.error_message();
+}
+
+TEST_F(GatewayTest, DrainIsBoundedByItsDeadline) {
+  StartServer();
+  broker_.Hold();
+  Pending send{.context = Context()};
+  *send.send_request.mutable_task() = MakeTask("add");
+  stub_->async()->SendTask(send.context.get(), &send.send_request,
+                           &send.send_response, send.OnEnd());
+  broker_.AwaitHeld(1);
+  server_->Drain(absl::Now());  // returns though the send has not ended
+  send.ended.WaitForNotification();
+  EXPECT_FALSE(send.status.ok());
+  server_.reset();
+  broker_.Release();  // its completion finds nobody, and harms nothing
+}
+
+TEST_F(GatewayTest, TakenPortIsAnErrorThatNamesIt) {
+  StartServer();
+  auto second = Server::Start(&lifecycle_, &broker_, &backend_,
+                              environment_.get(), {.listen = server_->address()});
+  ASSERT_FALSE(second.ok());
+  EXPECT_THAT(std::string(second.status().message()),
+              HasSubstr(server_->address()));
+}
+
+TEST_F(GatewayTest, HealthFollowsTheBackendAndTheDrain) {
+  StartServer();
+  auto stub = grpc::health::v1::Health::NewStub(channel_);
+  HealthCheckRequest gateway;
+  gateway.set_service("penstock.v1.GatewayService");
+  auto context = Context();
+  auto stream = stub->Watch(context.get(), gateway);
+  HealthCheckResponse response;
+  auto await = [&](HealthCheckResponse::ServingStatus status) {
+    while (response.status() != status) ASSERT_TRUE(stream->Read(&response));
+  };
+  await(HealthCheckResponse::SERVING);
+  HealthCheckResponse checked;
+  ASSERT_TRUE(stub->Check(Context().get(), gateway, &checked).ok());
+  EXPECT_EQ(checked.status(), HealthCheckResponse::SERVING);
+
+  backend_.SetMode(FailingBackend::kRefuse);
+  await(HealthCheckResponse::NOT_SERVING);
+  ASSERT_TRUE(stub->Check(Context().get(), {}, &checked).ok());
+  EXPECT_EQ(checked.status(), HealthCheckResponse::SERVING);  // it lives
+  backend_.SetMode(FailingBackend::kWork);
+  await(HealthCheckResponse::SERVING);
+
+  server_->BeginDrain();
+  await(HealthCheckResponse::NOT_SERVING);
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(GatewayTest, HealthOfAnUnknownServiceIsNotFound) {
+  StartServer();
+  auto stub = grpc::health::v1::Health::NewStub(channel_);
+  HealthCheckRequest request;
+  request.set_service("nobody");
+  HealthCheckResponse response;
+  EXPECT_EQ(stub->Check(Context().get(), request, &response).error_code(),
+            grpc::StatusCode::NOT_FOUND);
+  auto context = Context();
+  auto stream = stub->Watch(context.get(), request);
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVICE_UNKNOWN);
+  context->TryCancel();
+  stream->Finish();
+}
+
+// One request to grpc.reflection.v1alpha, given and answered as bytes: its
+// generated code is not installed.
+std::string Reflect(const std::shared_ptr<grpc::Channel>& channel,
+                    const std::string& request) {
+  grpc::GenericStub stub(channel);
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  void* tag = nullptr;
+  bool ok = false;
+  auto stream = stub.PrepareCall(
+      &context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+      &queue);
+  auto next = [&] { return queue.Next(&tag, &ok) && ok; };
+  stream->StartCall(nullptr);
+  EXPECT_TRUE(next());
+  grpc::Slice slice(request);
+  stream->Write(grpc::ByteBuffer(&slice, 1), nullptr);
+  EXPECT_TRUE(next());
+  grpc::ByteBuffer answer;
+  stream->Read(&answer, nullptr);
+  EXPECT_TRUE(next());
+  std::vector<grpc::Slice> slices;
+  EXPECT_TRUE(answer.Dump(&slices).ok());
+  std::string bytes;
+  for (const grpc::Slice& each : slices) {
+    bytes.append(reinterpret_cast<const char*>(each.begin()), each.size());
+  }
+  context.TryCancel();
+  grpc::Status status;
+  stream->Finish(&status, nullptr);
+  next();
+  queue.Shutdown();
+  while (queue.Next(&tag, &ok)) {
+  }
+  return bytes;
+}
+
+TEST_F(GatewayTest, ReflectionKnowsTheServicesAndTheErrorDetails) {
+  StartServer();
+  const std::string services = Reflect(channel_, std::string("\x3a\0", 2));
+  EXPECT_THAT(services, HasSubstr("penstock.v1.GatewayService"));
+  EXPECT_THAT(services, HasSubstr("grpc.health.v1.Health"));
+  for (const std::string symbol :
+       {"google.rpc.BadRequest", "google.rpc.ErrorInfo",
+        "grpc.health.v1.Health", "penstock.v1.GatewayService"}) {
+    std::string request = "\x22";  // file_containing_symbol
+    request.push_back(static_cast<char>(symbol.size()));
+    const std::string file = Reflect(channel_, request + symbol);
+    EXPECT_THAT(file, HasSubstr(".proto")) << symbol;
+  }
+}
+
+}  // namespace
+}  // namespace penstock
