@@ -1,0 +1,563 @@
+#include "queue/redis/connection.h"
+
+#include <errno.h>
+#include <hiredis/hiredis.h>
+#include <hiredis/read.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "queue/errors.h"
+#include "queue/telemetry/log.h"
+
+namespace penstock {
+namespace {
+
+constexpr int kUserTimeoutMs = 10'000;
+constexpr size_t kReadChunk = 64 * 1024;
+
+absl::Duration SteadyNow() {
+  return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
+}
+
+// For poll: rounded up, so that the deadline has passed when it returns.
+int PollTimeout(absl::Duration deadline) {
+  const int64_t ms = absl::ToInt64Milliseconds(deadline - SteadyNow()) + 1;
+  return static_cast<int>(std::clamp<int64_t>(ms, 0, 60'000));
+}
+
+std::string ErrnoText(int code) {
+  char buffer[128];
+  return strerror_r(code, buffer, sizeof buffer);  // the GNU one
+}
+
+// ---- the URL ---------------------------------------------------------------
+
+absl::Status BadUrl(absl::string_view what) {
+  return MakeError(absl::StatusCode::kInvalidArgument, reason::kInvalidField,
+                   absl::StrCat("result_backend: ", what));
+}
+
+std::optional<std::string> PercentDecoded(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '%') {
+      out.push_back(text[i]);
+      continue;
+    }
+    if (i + 2 >= text.size() || !absl::ascii_isxdigit(text[i + 1]) ||
+        !absl::ascii_isxdigit(text[i + 2])) {
+      return std::nullopt;
+    }
+    out += absl::HexStringToBytes(std::string(text.substr(i + 1, 2)));
+    i += 2;
+  }
+  return out;
+}
+
+absl::Status ReadLogin(std::string_view login, RedisAddress* address) {
+  std::string_view user;
+  std::string_view password = login;
+  if (const size_t colon = login.find(':'); colon != login.npos) {
+    user = login.substr(0, colon);
+    password = login.substr(colon + 1);
+  }
+  const auto decoded_user = PercentDecoded(user);
+  const auto decoded_password = PercentDecoded(password);
+  if (!decoded_user || !decoded_password) {
+    return BadUrl("a % in user or password must be followed by two "
+                  "hexadecimal digits");
+  }
+  address->user = *decoded_user;
+  address->password = *decoded_password;
+  return absl::OkStatus();
+}
+
+absl::Status ReadHost(std::string_view host, RedisAddress* address) {
+  if (host.find(',') != host.npos) {
+    return BadUrl("several hosts (Redis Cluster, Sentinel) are not supported");
+  }
+  std::string_view port;
+  if (!host.empty() && host.front() == '[') {  // an IPv6 address
+    const size_t end = host.find(']');
+    if (end == host.npos) return BadUrl("the [ of its host is not closed");
+    port = host.substr(end + 1);
+    address->host = std::string(host.substr(1, end - 1));
+    if (!port.empty() && port.front() != ':') {
+      return BadUrl("expected :port after ]");
+    }
+  } else {
+    const size_t colon = std::min(host.find(':'), host.size());
+    port = host.substr(colon);
+    address->host = std::string(host.substr(0, colon));
+  }
+  if (address->host.empty()) return BadUrl("it names no host");
+  if (!port.empty()) {
+    port.remove_prefix(1);
+    if (!absl::SimpleAtoi(absl::string_view(port.data(), port.size()),
+                          &address->port) ||
+        address->port < 1 || address->port > 65535) {
+      return BadUrl("its port must be a number from 1 to 65535");
+    }
+  }
+  return absl::OkStatus();
+}
+
+// ---- the protocol ----------------------------------------------------------
+
+void AppendCommand(const std::vector<std::string>& words, std::string* out) {
+  absl::StrAppend(out, "*", words.size(), "\r\n");
+  for (const std::string& word : words) {
+    absl::StrAppend(out, "$", word.size(), "\r\n", word, "\r\n");
+  }
+}
+
+RedisReply FromHiredis(const redisReply& from) {
+  RedisReply reply;
+  switch (from.type) {
+    case REDIS_REPLY_STRING:
+    case REDIS_REPLY_STATUS:
+      reply.kind = RedisReply::kText;
+      reply.text.assign(from.str, from.len);
+      break;
+    case REDIS_REPLY_ERROR:
+      reply.kind = RedisReply::kError;
+      reply.text.assign(from.str, from.len);
+      break;
+    case REDIS_REPLY_INTEGER:
+      reply.kind = RedisReply::kInteger;
+      reply.integer = from.integer;
+      break;
+    case REDIS_REPLY_ARRAY:
+      reply.kind = RedisReply::kArray;
+      reply.elements.reserve(from.elements);
+      for (size_t i = 0; i < from.elements; ++i) {
+        reply.elements.push_back(FromHiredis(*from.element[i]));
+      }
+      break;
+    default:
+      break;  // nil
+  }
+  return reply;
+}
+
+// Whether the server may well accept the same command a little later. Before
+// Redis 7 an error of a command inside a script has its code in the middle.
+bool Passing(absl::string_view error) {
+  for (const char* code :
+       {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "OOM", "MISCONF",
+        "BUSY", "TRYAGAIN", "NOREPLICAS"}) {
+    if (absl::StartsWith(error, absl::StrCat(code, " ")) ||
+        absl::StrContains(error, absl::StrCat(": -", code, " "))) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void Complete(RedisCommand& command, absl::StatusOr<RedisReply> result) {
+  if (command.done) std::move(command.done)(std::move(result));
+}
+
+}  // namespace
+
+absl::StatusOr<RedisAddress> ParseRedisUrl(std::string_view url) {
+  constexpr std::string_view kScheme = "redis://";
+  for (const char* other : {"rediss://", "redis+socket://"}) {
+    if (url.starts_with(other)) {
+      return BadUrl(absl::StrCat(other, " is not supported"));
+    }
+  }
+  if (!url.starts_with(kScheme)) {
+    return BadUrl("it must begin with redis://");
+  }
+  url.remove_prefix(kScheme.size());
+
+  RedisAddress address;
+  // The last @: a password may hold one that was not encoded.
+  if (const size_t at = url.rfind('@'); at != url.npos) {
+    absl::Status status = ReadLogin(url.substr(0, at), &address);
+    if (!status.ok()) return status;
+    url.remove_prefix(at + 1);
+  }
+  if (url.find('?') != url.npos || url.find('#') != url.npos) {
+    return BadUrl("parameters after ? or # are not supported");
+  }
+  const size_t slash = std::min(url.find('/'), url.size());
+  absl::Status status = ReadHost(url.substr(0, slash), &address);
+  if (!status.ok()) return status;
+  url.remove_prefix(slash);
+  if (url.size() > 1) {
+    const std::string_view database = url.substr(1);
+    if (!absl::SimpleAtoi(absl::string_view(database.data(), database.size()),
+                          &address.database) ||
+        address.database < 0) {
+      return BadUrl("what follows its host must be the number of a database");
+    }
+  }
+  return address;
+}
+
+RedisConnection::RedisConnection(Options options, Environment* environment)
+    : options_(std::move(options)),
+      environment_(environment),
+      server_(absl::StrCat(options_.address.host, ":", options_.address.port)),
+      wake_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
+      mailbox_([this] { Wake(); }),
+      thread_([this](std::stop_token stop) { Run(std::move(stop)); }) {}
+
+RedisConnection::~RedisConnection() {
+  Stop();
+  while (FailLeftovers()) {
+  }
+  close(wake_fd_);
+}
+
+void RedisConnection::Send(RedisCommand command) {
+  // Never closed: what comes after Stop is taken by FailLeftovers.
+  (void)mailbox_.Put(std::move(command));
+}
+
+void RedisConnection::Stop() {
+  thread_.request_stop();
+  Wake();
+  if (thread_.joinable()) thread_.join();
+}
+
+bool RedisConnection::FailLeftovers() {
+  std::vector<RedisCommand> left = mailbox_.Take();
+  for (RedisCommand& command : left) {
+    Complete(command, Unavailable("the result backend is being closed"));
+  }
+  return !left.empty();
+}
+
+void RedisConnection::Run(std::stop_token stop) {
+  pthread_setname_np(pthread_self(), options_.name.substr(0, 15).c_str());
+  while (!stop.stop_requested()) {
+    absl::Status why = Connect(stop);
+    if (why.ok()) why = Serve(stop);
+    const bool served = ready_;
+    Disconnect(why);
+    if (stop.stop_requested()) break;
+    LogLost(why);
+    if (served) {
+      failed_attempts_ = 0;
+    } else {
+      FailWaiting(why);
+      ++failed_attempts_;
+    }
+    BackOff(stop);
+  }
+  FailWaiting(Unavailable("the result backend is being closed"));
+}
+
+// ---- connecting --------------------------------------------------------------
+
+absl::Status RedisConnection::Connect(std::stop_token stop) {
+  const absl::Duration deadline = SteadyNow() + options_.connect_timeout;
+  addrinfo hints = {};
+  hints.ai_family = AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  // The one call here that may take longer than the timeout: the resolver's.
+  const int code =
+      getaddrinfo(options_.address.host.c_str(),
+                  absl::StrCat(options_.address.port).c_str(), &hints, &found);
+  if (code != 0) return Unavailable(gai_strerror(code));
+  absl::Status status = Unavailable("it has no address");
+  for (addrinfo* one = found; one != nullptr; one = one->ai_next) {
+    status = ConnectTo(*one, stop, deadline);
+    if (status.ok() || stop.stop_requested()) break;
+  }
+  freeaddrinfo(found);
+  return status;
+}
+
+absl::Status RedisConnection::ConnectTo(const addrinfo& target,
+                                        std::stop_token stop,
+                                        absl::Duration deadline) {
+  const int fd = socket(target.ai_family,
+                        SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC,
+                        target.ai_protocol);
+  if (fd < 0) return Unavailable(ErrnoText(errno));
+  const int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &kUserTimeoutMs,
+             sizeof kUserTimeoutMs);
+
+  int error = connect(fd, target.ai_addr, target.ai_addrlen) == 0 ? 0 : errno;
+  while (error == EINPROGRESS && !stop.stop_requested() &&
+         SteadyNow() < deadline) {
+    pollfd waiting[] = {{fd, POLLOUT, 0}, {wake_fd_, POLLIN, 0}};
+    poll(waiting, 2, PollTimeout(deadline));
+    DrainWake();
+    if (waiting[0].revents != 0) {
+      socklen_t size = sizeof error;
+      getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    }
+  }
+  if (error != 0) {
+    close(fd);
+    return Unavailable(ErrnoText(error == EINPROGRESS ? ETIMEDOUT : error));
+  }
+  fd_ = fd;
+  return absl::OkStatus();
+}
+
+void RedisConnection::Greet() {
+  const RedisAddress& address = options_.address;
+  std::vector<std::vector<std::string>> greetings;
+  if (!address.password.empty()) {
+    greetings.push_back({"AUTH"});
+    if (!address.user.empty()) greetings.back().push_back(address.user);
+    greetings.back().push_back(address.password);
+  }
+  if (address.database != 0) {
+    greetings.push_back({"SELECT", absl::StrCat(address.database)});
+  }
+  // A server that is stopped accepts connections all the same; and one with too
+  // many clients says so only when it is asked something.
+  greetings.push_back({"PING"});
+  if (!options_.channel.empty()) {
+    greetings.push_back({"SUBSCRIBE", options_.channel});
+  }
+  greetings_due_ = greetings.size();
+  for (auto& words : greetings) {
+    Enqueue({.words = std::move(words)}, /*greeting=*/true);
+  }
+}
+
+absl::Status RedisConnection::OnGreeting(const RedisReply& reply) {
+  // One that is loading or full is connected: it answers each command for itself.
+  if (reply.kind == RedisReply::kError && !Passing(reply.text)) {
+    return Unavailable(absl::StrCat("it refused the connection: ", reply.text));
+  }
+  if (--greetings_due_ > 0) return absl::OkStatus();
+  ready_ = true;
+  if (lost_logged_) {
+    Log(LogLevel::kInfo, "redis: connected again",
+        {{"server", server_}, {"connection", options_.name}});
+    lost_logged_ = false;
+  }
+  return absl::OkStatus();
+}
+
+// ---- serving -----------------------------------------------------------------
+
+absl::Status RedisConnection::Serve(std::stop_token stop) {
+  reader_ = redisReaderCreate();
+  last_heard_ = SteadyNow();
+  Greet();
+  while (!stop.stop_requested()) {
+    if (ready_) {
+      for (RedisCommand& command : mailbox_.Take()) {
+        Enqueue(std::move(command), /*greeting=*/false);
+      }
+    }
+    absl::Status status = WriteOut();
+    if (!status.ok()) return status;
+
+    const bool full = out_written_ < out_.size();
+    pollfd waiting[] = {
+        {fd_, static_cast<short>(full ? POLLIN | POLLOUT : POLLIN), 0},
+        {wake_fd_, POLLIN, 0}};
+    poll(waiting, 2, PollTimeout(NextDeadline()));
+    if (waiting[1].revents != 0) DrainWake();
+    // Read before the deadline is looked at: this process may have slept, not
+    // the server.
+    if ((waiting[0].revents & ~POLLOUT) != 0) {
+      status = ReadIn();
+      if (!status.ok()) return status;
+    }
+    status = CheckDeadline();
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+void RedisConnection::Enqueue(RedisCommand command, bool greeting) {
+  AppendCommand(command.words, &out_);
+  // Only a script may have to be sent again.
+  if (command.script == nullptr) command.words.clear();
+  pending_.push_back({std::move(command), SteadyNow(), greeting});
+}
+
+absl::Status RedisConnection::WriteOut() {
+  while (out_written_ < out_.size()) {
+    const ssize_t n = send(fd_, out_.data() + out_written_,
+                           out_.size() - out_written_, MSG_NOSIGNAL);
+    if (n >= 0) {
+      out_written_ += static_cast<size_t>(n);
+    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      return absl::OkStatus();
+    } else if (errno != EINTR) {
+      return Unavailable(ErrnoText(errno));
+    }
+  }
+  out_.clear();
+  out_written_ = 0;
+  return absl::OkStatus();
+}
+
+absl::Status RedisConnection::ReadIn() {
+  char chunk[kReadChunk];
+  const ssize_t n = recv(fd_, chunk, sizeof chunk, 0);
+  if (n == 0) return Unavailable("the server closed the connection");
+  if (n < 0) {
+    if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) {
+      return absl::OkStatus();
+    }
+    return Unavailable(ErrnoText(errno));
+  }
+  last_heard_ = SteadyNow();
+  redisReaderFeed(reader_, chunk, static_cast<size_t>(n));
+  while (true) {
+    void* raw = nullptr;
+    if (redisReaderGetReply(reader_, &raw) != REDIS_OK) {
+      return Unavailable(absl::StrCat("protocol error: ", reader_->errstr));
+    }
+    if (raw == nullptr) return absl::OkStatus();
+    RedisReply reply = FromHiredis(*static_cast<redisReply*>(raw));
+    freeReplyObject(raw);
+    absl::Status status = OnReply(std::move(reply));
+    if (!status.ok()) return status;
+  }
+}
+
+absl::Status RedisConnection::OnReply(RedisReply reply) {
+  if (!options_.channel.empty() && reply.elements.size() == 3 &&
+      reply.elements[0].text == "message") {
+    options_.on_message(reply.elements[2].text);
+    return absl::OkStatus();
+  }
+  if (pending_.empty()) {
+    return Unavailable(absl::StrCat("it spoke unasked: ", reply.text));
+  }
+  Pending pending = std::move(pending_.front());
+  pending_.pop_front();
+  if (pending.greeting) return OnGreeting(reply);
+
+  RedisCommand& command = pending.command;
+  if (reply.kind != RedisReply::kError) {
+    Complete(command, std::move(reply));
+    return absl::OkStatus();
+  }
+  if (command.script != nullptr && absl::StartsWith(reply.text, "NOSCRIPT")) {
+    command.words[0] = "EVAL";
+    command.words[1] = command.script->body;
+    command.script = nullptr;
+    Enqueue(std::move(command), /*greeting=*/false);
+    return absl::OkStatus();
+  }
+  if (!Passing(reply.text)) {
+    Complete(command,
+             MakeError(absl::StatusCode::kInternal, reason::kInternal,
+                       absl::StrCat("redis at ", server_,
+                                    " refused the operation: ", reply.text)));
+    return absl::OkStatus();
+  }
+  const bool replica = absl::StrContains(reply.text, "READONLY ");
+  Complete(command, Unavailable(reply.text));
+  // After a failover the name may lead to another server: look again.
+  if (replica) return Unavailable("the server is a read-only replica");
+  return absl::OkStatus();
+}
+
+absl::Duration RedisConnection::NextDeadline() const {
+  if (pending_.empty()) return last_heard_ + options_.ping_after;
+  // A long pipeline is slow but alive as long as replies come.
+  return std::max(last_heard_, pending_.front().sent) + options_.reply_timeout;
+}
+
+absl::Status RedisConnection::CheckDeadline() {
+  if (SteadyNow() < NextDeadline()) return absl::OkStatus();
+  if (pending_.empty()) {
+    Enqueue({.words = {"PING"}}, /*greeting=*/false);
+    return absl::OkStatus();
+  }
+  return Unavailable(absl::StrCat(
+      "no reply for ", absl::FormatDuration(options_.reply_timeout)));
+}
+
+// ---- losing it ---------------------------------------------------------------
+
+void RedisConnection::Disconnect(const absl::Status& why) {
+  if (fd_ >= 0) close(fd_);
+  fd_ = -1;
+  if (reader_ != nullptr) redisReaderFree(reader_);
+  reader_ = nullptr;
+  out_.clear();
+  out_written_ = 0;
+  ready_ = false;
+  greetings_due_ = 0;
+  // A callback may send again: that waits in the mailbox.
+  std::deque<Pending> lost = std::exchange(pending_, {});
+  const absl::Status status = MakeError(
+      absl::StatusCode::kUnavailable, reason::kBackendUnavailable,
+      absl::StrCat(why.ok() ? "the result backend is being closed"
+                            : why.message(),
+                   "; the operation may have taken place"));
+  for (Pending& pending : lost) Complete(pending.command, status);
+}
+
+void RedisConnection::FailWaiting(const absl::Status& why) {
+  for (RedisCommand& command : mailbox_.Take()) Complete(command, why);
+}
+
+void RedisConnection::LogLost(const absl::Status& why) {
+  if (lost_logged_) return;
+  lost_logged_ = true;
+  Log(LogLevel::kWarning, "redis: no connection",
+      {{"server", server_},
+       {"connection", options_.name},
+       {"why", why.message()}});
+}
+
+void RedisConnection::BackOff(std::stop_token stop) {
+  absl::Duration pause = options_.min_back_off;
+  for (int i = 1; i < failed_attempts_ && pause < options_.max_back_off; ++i) {
+    pause *= 2;
+  }
+  pause = std::min(pause, options_.max_back_off);
+  pause *= 0.5 + environment_->Random() / 2;
+  const absl::Duration end = SteadyNow() + pause;
+  while (!stop.stop_requested() && SteadyNow() < end) {
+    pollfd waiting = {wake_fd_, POLLIN, 0};
+    poll(&waiting, 1, PollTimeout(end));
+    DrainWake();
+  }
+}
+
+void RedisConnection::Wake() {
+  const uint64_t one = 1;
+  // It can only fail when the counter is full, and then it wakes anyway.
+  [[maybe_unused]] const ssize_t n = write(wake_fd_, &one, sizeof one);
+}
+
+void RedisConnection::DrainWake() {
+  uint64_t count = 0;
+  [[maybe_unused]] const ssize_t n = read(wake_fd_, &count, sizeof count);
+}
+
+absl::Status RedisConnection::Unavailable(absl::string_view what) const {
+  return MakeError(absl::StatusCode::kUnavailable, reason::kBackendUnavailable,
+                   absl::StrCat("redis at ", server_, ": ", what));
+}
+
+}  // namespace penstock

@@ -1,0 +1,773 @@
+#include "queue/redis/redis_backend.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "queue/errors.h"
+#include "queue/json.h"
+#include "queue/redis/connection.h"
+#include "queue/redis/scripts.h"
+#include "queue/wire/state_json.h"
+
+namespace penstock {
+namespace {
+
+using Words = std::vector<std::string>;
+
+constexpr std::string_view kHintChannel = "penstock:hint";
+constexpr std::string_view kOpenSet = "penstock:open";
+constexpr std::string_view kOpenSince = "{penstock:open}:since";
+constexpr std::string_view kChordLock = "TriggerChordMutex";  // machinery's
+constexpr size_t kReadKeys = 500;  // of one MGET
+constexpr int kMostLeased = 1000;
+
+absl::Status Internal(absl::string_view message) {
+  return MakeError(absl::StatusCode::kInternal, reason::kInternal,
+                   std::string(message));
+}
+
+// Whole seconds as EX and EXPIRE take them: at least one.
+std::string Seconds(absl::Duration ttl) {
+  constexpr int64_t kMost = int64_t{100} * 365 * 24 * 3600;
+  const int64_t seconds = absl::ToInt64Seconds(absl::Ceil(ttl, absl::Seconds(1)));
+  return absl::StrCat(std::clamp<int64_t>(seconds, 1, kMost));
+}
+
+std::string Millis(absl::Time time) {
+  return absl::StrCat(absl::ToUnixMillis(time));
+}
+
+absl::StatusOr<int64_t> ParseInteger(const std::string& text) {
+  int64_t value = 0;
+  if (!absl::SimpleAtoi(text, &value)) {
+    return Internal(absl::StrCat("redis: not a number: ", text.substr(0, 40)));
+  }
+  return value;
+}
+
+absl::StatusOr<absl::Time> ParseMillis(const std::string& text) {
+  absl::StatusOr<int64_t> ms = ParseInteger(text);
+  if (!ms.ok()) return ms.status();
+  return absl::FromUnixMillis(*ms);
+}
+
+// ---- keys ------------------------------------------------------------------
+
+Words TaskKeys(const std::string& id) {
+  return {id, absl::StrCat("penstock:mark:{", id, "}"),
+          absl::StrCat("penstock:submit:{", id, "}")};
+}
+
+Words RecordKeys(WorkflowRecord::Kind kind, const std::string& id) {
+  if (kind == WorkflowRecord::kChain) {
+    return {absl::StrCat("penstock:chain:{", id, "}")};
+  }
+  return {absl::StrCat("penstock:group:{", id, "}"), id};
+}
+
+Words OpenKeys() { return {std::string(kOpenSet), std::string(kOpenSince)}; }
+
+std::string OpenMember(WorkflowRecord::Kind kind, const std::string& id) {
+  return absl::StrCat(kind == WorkflowRecord::kGroup ? "g:" : "c:", id);
+}
+
+Words DelayedKeys(const std::string& exchange) {
+  const std::string key = absl::StrCat("penstock:delayed:{", exchange, "}");
+  return {key, absl::StrCat(key, ":tasks")};
+}
+
+Words DeadKeys(const std::string& queue) {
+  const std::string key = absl::StrCat("penstock:dead:", queue);
+  return {key, absl::StrCat("{", key, "}:tasks")};
+}
+
+// ---- texts -----------------------------------------------------------------
+
+// A state as the scripts take it: they put the record's create time in between.
+std::array<std::string, 3> SplitAtCreateTime(const TaskState& state) {
+  constexpr std::string_view kMember = "\"CreatedAt\":\"";
+  const std::string text = EncodeState(state);
+  // The last one: a result may hold any JSON.
+  const size_t begin = text.rfind(kMember) + kMember.size();
+  const size_t end = text.find('"', begin);
+  return {text.substr(0, begin), text.substr(begin, end - begin),
+          text.substr(end)};
+}
+
+absl::StatusOr<TaskState> ReadState(const std::string& id,
+                                    const std::string& text) {
+  absl::StatusOr<TaskState> state = DecodeState(text);
+  if (state.ok()) return state;
+  return Internal(absl::StrCat("the state of task ", id,
+                               " cannot be decoded: ",
+                               state.status().message()));
+}
+
+std::string IdsJson(const std::vector<std::string>& ids) {
+  std::string json = "[";
+  for (const std::string& id : ids) {
+    if (json.size() > 1) json.push_back(',');
+    AppendJsonString(id, &json);
+  }
+  return json + "]";
+}
+
+// The ids are kept as the GroupMeta has them, so its decoder reads them.
+absl::StatusOr<std::vector<std::string>> ParseIds(const std::string& json) {
+  absl::StatusOr<GroupMeta> meta =
+      DecodeGroupMeta(absl::StrCat("{\"TaskUUIDs\":", json, "}"));
+  if (!meta.ok()) return meta.status();
+  return std::move(meta->task_ids);
+}
+
+// "<attempt> <due> <priority> <length of routing key> <length of queue>\n", then
+// routing key, queue and body without anything in between.
+std::string DelayedText(const DelayedTask& task) {
+  return absl::StrCat(task.attempt, " ", absl::ToUnixMillis(task.due), " ",
+                      static_cast<int>(task.priority), " ",
+                      task.routing_key.size(), " ", task.queue.size(), "\n",
+                      task.routing_key, task.queue, task.body);
+}
+
+absl::StatusOr<DelayedTask> ParseDelayed(const std::string& id,
+                                         const std::string& text) {
+  const size_t line = text.find('\n');
+  std::array<int64_t, 5> numbers = {};
+  size_t count = 0;
+  if (line != text.npos) {
+    for (absl::string_view word :
+         absl::StrSplit(absl::string_view(text).substr(0, line), ' ')) {
+      if (count == numbers.size() ||
+          !absl::SimpleAtoi(word, &numbers[count++])) {
+        count = 0;
+        break;
+      }
+    }
+  }
+  const auto [attempt, due, priority, routing_size, queue_size] = numbers;
+  if (count != numbers.size() || routing_size < 0 || queue_size < 0 ||
+      static_cast<size_t>(routing_size + queue_size) >
+          text.size() - line - 1) {
+    return Internal(absl::StrCat("the delayed task ", id,
+                                 " cannot be decoded"));
+  }
+  const size_t routing_at = line + 1;
+  const size_t queue_at = routing_at + static_cast<size_t>(routing_size);
+  const size_t body_at = queue_at + static_cast<size_t>(queue_size);
+  return DelayedTask{
+      .task_id = id,
+      .attempt = static_cast<int>(attempt),
+      .due = absl::FromUnixMillis(due),
+      .body = text.substr(body_at),
+      .routing_key = text.substr(routing_at, queue_at - routing_at),
+      .queue = text.substr(queue_at, body_at - queue_at),
+      .priority = static_cast<uint8_t>(priority)};
+}
+
+// A line of JSON, then the body as it came, whatever its bytes are.
+std::string DeadText(const DeadTask& task) {
+  return absl::StrCat("{\"TaskUUID\":", JsonString(task.task_id),
+                      ",\"Name\":", JsonString(task.name),
+                      ",\"Queue\":", JsonString(task.queue),
+                      ",\"Reason\":", JsonString(task.reason),
+                      ",\"Attempts\":", task.attempts, ",\"Time\":\"",
+                      FormatTime({.time = task.time}), "\"}\n", task.body);
+}
+
+absl::StatusOr<WorkflowRecord> ParseRecord(WorkflowRecord::Kind kind,
+                                           const std::string& id,
+                                           const RedisReply& reply) {
+  std::map<std::string, std::string> fields;
+  for (size_t i = 0; i + 1 < reply.elements.size(); i += 2) {
+    fields[reply.elements[i].text] = reply.elements[i + 1].text;
+  }
+  auto time = [&](const char* field)
+      -> absl::StatusOr<std::optional<absl::Time>> {
+    auto it = fields.find(field);
+    if (it == fields.end()) return std::nullopt;
+    absl::StatusOr<absl::Time> value = ParseMillis(it->second);
+    if (!value.ok()) return value.status();
+    return *value;
+  };
+  auto ids = ParseIds(fields["ids"]);
+  auto created = ParseMillis(fields["created_ms"]);
+  auto claimed = time("claimed_ms");
+  auto burnt = time("burnt_ms");
+  for (const absl::Status& status :
+       {ids.status(), created.status(), claimed.status(), burnt.status()}) {
+    if (!status.ok()) {
+      return Internal(
+          absl::StrCat("the record of ", id, ": ", status.message()));
+    }
+  }
+  return WorkflowRecord{.kind = kind,
+                        .id = id,
+                        .task_ids = *std::move(ids),
+                        .callback = fields["callback"],
+                        .on_failure = fields["on_failure"],
+                        .payload_hash = fields["hash"],
+                        .nonce = fields["nonce"],
+                        .create_time = *created,
+                        .submitted = fields.contains("submitted"),
+                        .claim_time = *claimed,
+                        .sent = fields.contains("sent"),
+                        .burnt_time = *burnt,
+                        .chord_triggered = fields["triggered"] == "1"};
+}
+
+// ---- replies ---------------------------------------------------------------
+
+// Runs `read` (RedisReply -> StatusOr<T>) on a good reply.
+template <typename T, typename Read>
+Callback<RedisReply> Reading(Callback<T> done, Read read) {
+  return [done = std::move(done), read = std::move(read)](
+             absl::StatusOr<RedisReply> reply) mutable {
+    if (!reply.ok()) {
+      std::move(done)(reply.status());
+    } else {
+      std::move(done)(read(*reply));
+    }
+  };
+}
+
+Callback<RedisReply> Ignoring(Done done) {
+  return [done = std::move(done)](absl::StatusOr<RedisReply> reply) mutable {
+    std::move(done)(reply.status());
+  };
+}
+
+absl::Status Unexpected(absl::string_view what) {
+  return Internal(absl::StrCat("redis: unexpected answer: ", what));
+}
+
+// The answer {word, state} of Begin, Finish and Continue. `kinds` names the words.
+template <typename Answer>
+absl::StatusOr<Answer> ReadAnswer(
+    const std::string& id, const RedisReply& reply,
+    const std::vector<std::pair<const char*, typename Answer::Kind>>& kinds) {
+  if (reply.elements.size() != 2) return Unexpected("its size");
+  const std::string& word = reply.elements[0].text;
+  for (const auto& [name, kind] : kinds) {
+    if (word != name) continue;
+    Answer answer;
+    answer.kind = kind;
+    const std::string& text = reply.elements[1].text;
+    if (!text.empty()) {
+      absl::StatusOr<TaskState> state = ReadState(id, text);
+      if (!state.ok()) return state.status();
+      answer.recorded = *std::move(state);
+    }
+    return answer;
+  }
+  return Unexpected(word);
+}
+
+absl::StatusOr<PendingAnswer> ReadPending(const RedisReply& reply) {
+  if (reply.text == "created") return PendingAnswer::kCreated;
+  if (reply.text == "repeat") return PendingAnswer::kRepeat;
+  if (reply.text == "past") return PendingAnswer::kPast;
+  if (reply.text == "taken") return PendingAnswer::kTaken;
+  return Unexpected(reply.text);
+}
+
+// Several commands of one operation. Their replies come one after the other on
+// one thread, so it needs no lock.
+class Gather {
+ public:
+  Gather(size_t count, Callback<std::vector<RedisReply>> done)
+      : replies_(count), waiting_(count), done_(std::move(done)) {}
+
+  static Callback<RedisReply> Part(const std::shared_ptr<Gather>& gather,
+                                   size_t index) {
+    return [gather, index](absl::StatusOr<RedisReply> reply) {
+      gather->Settle(index, std::move(reply));
+    };
+  }
+
+ private:
+  void Settle(size_t index, absl::StatusOr<RedisReply> reply) {
+    if (reply.ok()) {
+      replies_[index] = *std::move(reply);
+    } else if (status_.ok()) {
+      status_ = reply.status();
+    }
+    if (--waiting_ > 0) return;
+    if (status_.ok()) {
+      std::move(done_)(std::move(replies_));
+    } else {
+      std::move(done_)(status_);
+    }
+  }
+
+  std::vector<RedisReply> replies_;
+  size_t waiting_;
+  absl::Status status_;
+  Callback<std::vector<RedisReply>> done_;
+};
+
+RedisCommand ScriptCommand(const RedisScript& script, Words keys, Words args,
+                           Callback<RedisReply> done) {
+  Words words = {"EVALSHA", script.sha1, absl::StrCat(keys.size())};
+  words.reserve(words.size() + keys.size() + args.size());
+  std::move(keys.begin(), keys.end(), std::back_inserter(words));
+  std::move(args.begin(), args.end(), std::back_inserter(words));
+  return {.words = std::move(words),
+          .script = &script,
+          .done = std::move(done)};
+}
+
+// ---- the backend -----------------------------------------------------------
+
+class RedisBackend : public Backend {
+ public:
+  RedisBackend(RedisAddress address, std::string exchange,
+               Environment* environment)
+      : address_(std::move(address)),
+        delayed_keys_(DelayedKeys(exchange)),
+        environment_(environment),
+        operations_({.address = address_, .name = "redis"}, environment),
+        reads_({.address = address_, .name = "redis-read"}, environment) {}
+
+  // A callback may use any of the connections: all threads end before the first
+  // connection goes.
+  ~RedisBackend() override {
+    if (hints_ != nullptr) hints_->Stop();
+    operations_.Stop();
+    reads_.Stop();
+    while (operations_.FailLeftovers() || reads_.FailLeftovers()) {
+    }
+  }
+
+  void CreatePending(std::vector<PendingRequest> requests,
+                     Callback<std::vector<PendingAnswer>> done) override {
+    std::vector<RedisCommand> commands;
+    for (PendingRequest& request : requests) {
+      commands.push_back(ScriptCommand(
+          Scripts().create_pending, TaskKeys(request.state.task_id),
+          {EncodeState(request.state), std::move(request.payload_hash),
+           std::move(request.nonce), Seconds(request.ttl)},
+          nullptr));
+    }
+    SendAll(operations_, std::move(commands),
+            [done = std::move(done)](
+                absl::StatusOr<std::vector<RedisReply>> replies) mutable {
+              if (!replies.ok()) return std::move(done)(replies.status());
+              std::vector<PendingAnswer> answers;
+              for (const RedisReply& reply : *replies) {
+                absl::StatusOr<PendingAnswer> answer = ReadPending(reply);
+                if (!answer.ok()) return std::move(done)(answer.status());
+                answers.push_back(*answer);
+              }
+              std::move(done)(std::move(answers));
+            });
+  }
+
+  void TakeBack(std::vector<std::string> task_ids, std::string nonce,
+                Callback<bool> done) override {
+    std::vector<RedisCommand> commands;
+    for (const std::string& id : task_ids) {
+      commands.push_back(
+          ScriptCommand(Scripts().take_back, TaskKeys(id), {nonce}, nullptr));
+    }
+    SendAll(operations_, std::move(commands),
+            [done = std::move(done)](
+                absl::StatusOr<std::vector<RedisReply>> replies) mutable {
+              if (!replies.ok()) return std::move(done)(replies.status());
+              std::move(done)(std::all_of(
+                  replies->begin(), replies->end(),
+                  [](const RedisReply& reply) { return reply.integer == 1; }));
+            });
+  }
+
+  void Begin(BeginRequest request, Callback<BeginAnswer> done) override {
+    TaskState& started = request.started;
+    started.begins = 1;  // the script counts on from the record
+    auto [head, created, tail] = SplitAtCreateTime(started);
+    Run(Scripts().begin, TaskKeys(started.task_id),
+        {std::move(head), std::move(created), std::move(tail),
+         absl::StrCat(started.attempt), started.run,
+         absl::StrCat(request.max_begins), Seconds(request.ttl),
+         Seconds(request.final_ttl)},
+        Reading(std::move(done), [id = started.task_id](const RedisReply& reply) {
+          return ReadAnswer<BeginAnswer>(id, reply,
+                                         {{"run", BeginAnswer::kRun},
+                                          {"final", BeginAnswer::kFinal},
+                                          {"move", BeginAnswer::kMove},
+                                          {"stale", BeginAnswer::kStale},
+                                          {"worn_out", BeginAnswer::kWornOut}});
+        }));
+  }
+
+  void Finish(FinishRequest request, Callback<FinishAnswer> done) override {
+    const TaskState& outcome = request.outcome;
+    auto [head, created, tail] = SplitAtCreateTime(outcome);
+    const absl::Duration ttl =
+        IsFinal(outcome.status) ? request.final_ttl : request.ttl;
+    Run(Scripts().finish, TaskKeys(outcome.task_id),
+        {std::move(head), std::move(created), std::move(tail),
+         std::string(StatusName(outcome.status)), absl::StrCat(outcome.attempt),
+         outcome.run, Seconds(ttl), Seconds(request.final_ttl)},
+        Reading(std::move(done), [id = outcome.task_id](const RedisReply& reply) {
+          return ReadAnswer<FinishAnswer>(id, reply,
+                                          {{"written", FinishAnswer::kWritten},
+                                           {"final", FinishAnswer::kFinal},
+                                           {"stale", FinishAnswer::kStale}});
+        }));
+  }
+
+  void Continue(TaskState pending, absl::Duration ttl, absl::Duration final_ttl,
+                Callback<ContinueAnswer> done) override {
+    Run(Scripts().continue_task, TaskKeys(pending.task_id),
+        {EncodeState(pending), Seconds(ttl), Seconds(final_ttl)},
+        Reading(std::move(done), [id = pending.task_id](const RedisReply& reply) {
+          return ReadAnswer<ContinueAnswer>(
+              id, reply,
+              {{"publish", ContinueAnswer::kPublish},
+               {"final", ContinueAnswer::kFinal},
+               {"past", ContinueAnswer::kPast}});
+        }));
+  }
+
+  void Abandon(TaskState failure, absl::Duration ttl,
+               Callback<bool> done) override {
+    auto [head, created, tail] = SplitAtCreateTime(failure);
+    Run(Scripts().abandon, TaskKeys(failure.task_id),
+        {std::move(head), std::move(created), std::move(tail),
+         absl::StrCat("\"Error\":", JsonString(failure.error)), Seconds(ttl)},
+        Reading(std::move(done), IsOne));
+  }
+
+  void GetStates(std::vector<std::string> task_ids,
+                 Callback<std::vector<std::optional<TaskState>>> done) override {
+    std::vector<RedisCommand> commands;
+    for (size_t i = 0; i < task_ids.size(); i += kReadKeys) {
+      Words words = {"MGET"};
+      const size_t end = std::min(i + kReadKeys, task_ids.size());
+      words.insert(words.end(), task_ids.begin() + i, task_ids.begin() + end);
+      commands.push_back({.words = std::move(words)});
+    }
+    SendAll(reads_, std::move(commands),
+            [ids = std::move(task_ids), done = std::move(done)](
+                absl::StatusOr<std::vector<RedisReply>> replies) mutable {
+              if (!replies.ok()) return std::move(done)(replies.status());
+              std::move(done)(ReadStates(ids, *replies));
+            });
+  }
+
+  void Refresh(std::vector<std::string> task_ids, RefreshWhich which,
+               absl::Duration ttl, Done done) override {
+    std::vector<RedisCommand> commands;
+    for (const std::string& id : task_ids) {
+      commands.push_back(ScriptCommand(
+          Scripts().refresh, TaskKeys(id),
+          {Seconds(ttl), which == RefreshWhich::kAll ? "all" : "not_begun"},
+          nullptr));
+    }
+    SendAll(operations_, std::move(commands),
+            [done = std::move(done)](
+                absl::StatusOr<std::vector<RedisReply>> replies) mutable {
+              std::move(done)(replies.status());
+            });
+  }
+
+  // Two steps, since the open set is in another slot; the entry comes first, so
+  // that no record is ever without one.
+  void CreateRecord(WorkflowRecord record, absl::Time visit, absl::Duration ttl,
+                    Callback<PendingAnswer> done) override {
+    Words args = {OpenMember(record.kind, record.id), Millis(visit),
+                  absl::StrCat(Millis(record.create_time), " ", record.nonce)};
+    Run(Scripts().open_record, OpenKeys(), std::move(args),
+        [this, record = std::move(record), ttl, done = std::move(done)](
+            absl::StatusOr<RedisReply> reply) mutable {
+          if (!reply.ok()) return std::move(done)(reply.status());
+          WriteRecord(std::move(record), ttl, std::move(done));
+        });
+  }
+
+  void GetRecord(WorkflowRecord::Kind kind, std::string id,
+                 Callback<std::optional<WorkflowRecord>> done) override {
+    Run(Scripts().get_record, RecordKeys(kind, id), {},
+        Reading(std::move(done),
+                [kind, id](const RedisReply& reply)
+                    -> absl::StatusOr<std::optional<WorkflowRecord>> {
+                  if (reply.elements.empty()) return std::nullopt;
+                  auto record = ParseRecord(kind, id, reply);
+                  if (!record.ok()) return record.status();
+                  return *std::move(record);
+                }));
+  }
+
+  void GetGroupMeta(std::string group_id,
+                    Callback<std::optional<GroupMeta>> done) override {
+    operations_.Send(
+        {.words = {"GET", group_id},
+         .done = Reading(
+             std::move(done),
+             [group_id](const RedisReply& reply)
+                 -> absl::StatusOr<std::optional<GroupMeta>> {
+               if (reply.kind == RedisReply::kNil) return std::nullopt;
+               auto meta = DecodeGroupMeta(reply.text);
+               if (!meta.ok()) {
+                 return Internal(absl::StrCat("the record of group ", group_id,
+                                              " cannot be decoded: ",
+                                              meta.status().message()));
+               }
+               // The state of a task, for one, is no group.
+               if (meta->group_id.empty()) return std::nullopt;
+               return *std::move(meta);
+             })});
+  }
+
+  void MarkRecord(WorkflowRecord::Kind kind, std::string id, RecordMark mark,
+                  absl::Time now, absl::Duration ttl,
+                  Callback<bool> done) override {
+    Words args;
+    switch (mark) {
+      case RecordMark::kSubmitted:
+        args = {"submitted", "1"};
+        break;
+      case RecordMark::kSent:
+        args = {"sent", "1"};
+        break;
+      case RecordMark::kBurntSeen:
+        args = {"burnt_ms", Millis(now)};
+        break;
+    }
+    args.push_back(Seconds(ttl));
+    Run(Scripts().mark_record, RecordKeys(kind, id), std::move(args),
+        Reading(std::move(done), IsOne));
+  }
+
+  void RemoveRecord(WorkflowRecord::Kind kind, std::string id,
+                    std::string nonce, Done done) override {
+    Words keys = RecordKeys(kind, id);
+    Words close = {OpenMember(kind, id), "", nonce};
+    Run(Scripts().remove_record, std::move(keys), {std::move(nonce)},
+        [this, close = std::move(close),
+         done = std::move(done)](absl::StatusOr<RedisReply> reply) mutable {
+          if (!reply.ok()) return std::move(done)(reply.status());
+          Run(Scripts().close_open, OpenKeys(), std::move(close),
+              Ignoring(std::move(done)));
+        });
+  }
+
+  void ClaimChord(std::string group_id, std::string token, absl::Time now,
+                  absl::Duration ttl, Callback<ClaimAnswer> done) override {
+    Words keys = RecordKeys(WorkflowRecord::kGroup, group_id);
+    keys.emplace_back(kChordLock);
+    Run(Scripts().claim_chord, std::move(keys),
+        {std::move(token), Millis(now), Seconds(ttl)},
+        Reading(std::move(done),
+                [](const RedisReply& reply) -> absl::StatusOr<ClaimAnswer> {
+                  if (reply.text == "won") return ClaimAnswer::kWon;
+                  if (reply.text == "locked") return ClaimAnswer::kLocked;
+                  if (reply.text == "refused") return ClaimAnswer::kRefused;
+                  return Unexpected(reply.text);
+                }));
+  }
+
+  void LeaseOpen(absl::Time now, absl::Time next_visit, int limit,
+                 Callback<std::vector<OpenEntry>> done) override {
+    Run(Scripts().lease_open, OpenKeys(),
+        {Millis(now), Millis(next_visit), absl::StrCat(std::max(limit, 0))},
+        Reading(std::move(done), ReadOpen));
+  }
+
+  void CloseOpen(OpenEntry entry, Done done) override {
+    Run(Scripts().close_open, OpenKeys(),
+        {OpenMember(entry.kind, entry.id), Millis(entry.open_time), ""},
+        Ignoring(std::move(done)));
+  }
+
+  void Lay(DelayedTask task, Done done) override {
+    Run(Scripts().lay, delayed_keys_,
+        {task.task_id, Millis(task.due), DelayedText(task)},
+        Ignoring(std::move(done)));
+  }
+
+  void LeaseDue(int limit, absl::Duration lease,
+                Callback<LeasedBatch> done) override {
+    Run(Scripts().lease_due, delayed_keys_,
+        {absl::StrCat(std::clamp(limit, 0, kMostLeased)),
+         absl::StrCat(absl::ToInt64Milliseconds(lease))},
+        Reading(std::move(done), ReadLeased));
+  }
+
+  void RemoveLeased(LeasedTask leased, Done done) override {
+    Run(Scripts().remove_leased, delayed_keys_,
+        {std::move(leased.task.task_id), absl::StrCat(leased.lease),
+         absl::StrCat(leased.task.attempt)},
+        Ignoring(std::move(done)));
+  }
+
+  void LayDead(DeadTask task, Done done) override {
+    Run(Scripts().lay_dead, DeadKeys(task.queue),
+        {task.task_id, Millis(task.time), DeadText(task)},
+        Ignoring(std::move(done)));
+  }
+
+  void SubscribeHints(
+      absl::AnyInvocable<void(std::string_view)> on_hint) override {
+    hints_ = std::make_unique<RedisConnection>(
+        RedisConnection::Options{.address = address_,
+                                 .name = "redis-subscribe",
+                                 .channel = std::string(kHintChannel),
+                                 .on_message = std::move(on_hint)},
+        environment_);
+  }
+
+  void Ping(Done done) override {
+    // A write: a server that is full or a replica answers reads all the same.
+    operations_.Send({.words = {"SET", "penstock:ping", "1", "EX", "60"},
+                      .done = Ignoring(std::move(done))});
+  }
+
+ private:
+  static absl::StatusOr<bool> IsOne(const RedisReply& reply) {
+    return reply.integer == 1;
+  }
+
+  static absl::StatusOr<std::vector<std::optional<TaskState>>> ReadStates(
+      const std::vector<std::string>& ids,
+      const std::vector<RedisReply>& replies) {
+    std::vector<std::optional<TaskState>> states;
+    states.reserve(ids.size());
+    for (const RedisReply& reply : replies) {
+      for (const RedisReply& element : reply.elements) {
+        if (states.size() == ids.size()) return Unexpected("too many states");
+        if (element.kind == RedisReply::kNil) {
+          states.emplace_back();
+          continue;
+        }
+        auto state = ReadState(ids[states.size()], element.text);
+        if (!state.ok()) return state.status();
+        states.emplace_back(*std::move(state));
+      }
+    }
+    if (states.size() != ids.size()) return Unexpected("too few states");
+    return states;
+  }
+
+  static absl::StatusOr<std::vector<OpenEntry>> ReadOpen(
+      const RedisReply& reply) {
+    std::vector<OpenEntry> entries;
+    for (size_t i = 0; i + 1 < reply.elements.size(); i += 2) {
+      const std::string& member = reply.elements[i].text;
+      auto time = ParseMillis(reply.elements[i + 1].text);
+      if (!time.ok()) return time.status();
+      entries.push_back({.kind = absl::StartsWith(member, "g:")
+                                     ? WorkflowRecord::kGroup
+                                     : WorkflowRecord::kChain,
+                         .id = member.substr(2),
+                         .open_time = *time});
+    }
+    return entries;
+  }
+
+  static absl::StatusOr<LeasedBatch> ReadLeased(const RedisReply& reply) {
+    const std::vector<RedisReply>& elements = reply.elements;
+    if (elements.size() < 2) return Unexpected("its size");
+    LeasedBatch batch;
+    auto lease = ParseInteger(elements[0].text);
+    if (!lease.ok()) return lease.status();
+    if (!elements[1].text.empty()) {
+      auto next = ParseMillis(elements[1].text);
+      if (!next.ok()) return next.status();
+      batch.next_due = *next;
+    }
+    for (size_t i = 2; i + 1 < elements.size(); i += 2) {
+      auto task = ParseDelayed(elements[i].text, elements[i + 1].text);
+      if (!task.ok()) return task.status();
+      batch.tasks.push_back({.task = *std::move(task), .lease = *lease});
+    }
+    return batch;
+  }
+
+  void WriteRecord(WorkflowRecord record, absl::Duration ttl,
+                   Callback<PendingAnswer> done) {
+    std::string meta;
+    if (record.kind == WorkflowRecord::kGroup) {
+      meta = EncodeGroupMeta({.group_id = record.id,
+                              .task_ids = record.task_ids,
+                              .chord_triggered = record.chord_triggered,
+                              .create_time = record.create_time});
+    }
+    std::string ids = IdsJson(record.task_ids);
+    Words args = {Seconds(ttl),
+                  record.nonce,
+                  record.payload_hash,
+                  ids,
+                  std::move(meta),
+                  "ids",
+                  ids,
+                  "callback",
+                  std::move(record.callback),
+                  "on_failure",
+                  std::move(record.on_failure),
+                  "hash",
+                  record.payload_hash,
+                  "nonce",
+                  record.nonce,
+                  "created_ms",
+                  Millis(record.create_time)};
+    if (record.submitted) args.insert(args.end(), {"submitted", "1"});
+    if (record.sent) args.insert(args.end(), {"sent", "1"});
+    Run(Scripts().create_record, RecordKeys(record.kind, record.id),
+        std::move(args), Reading(std::move(done), ReadPending));
+  }
+
+  void Run(const RedisScript& script, Words keys, Words args,
+           Callback<RedisReply> done) {
+    operations_.Send(ScriptCommand(script, std::move(keys), std::move(args),
+                                   std::move(done)));
+  }
+
+  // Sends all at once; `done` gets the replies in order, or the first error.
+  static void SendAll(RedisConnection& connection,
+                      std::vector<RedisCommand> commands,
+                      Callback<std::vector<RedisReply>> done) {
+    if (commands.empty()) {  // answered on the connection's thread all the same
+      connection.Send({.words = {"PING"},
+                       .done = Reading(std::move(done),
+                                       [](const RedisReply&)
+                                           -> absl::StatusOr<
+                                               std::vector<RedisReply>> {
+                                         return std::vector<RedisReply>();
+                                       })});
+      return;
+    }
+    auto gather = std::make_shared<Gather>(commands.size(), std::move(done));
+    for (size_t i = 0; i < commands.size(); ++i) {
+      commands[i].done = Gather::Part(gather, i);
+      connection.Send(std::move(commands[i]));
+    }
+  }
+
+  // Constant after construction.
+  const RedisAddress address_;
+  const Words delayed_keys_;
+  Environment* const environment_;
+
+  // Synchronise themselves.
+  RedisConnection operations_;
+  RedisConnection reads_;
+  std::unique_ptr<RedisConnection> hints_;  // set once, by SubscribeHints
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> OpenRedisBackend(
+    const Options& options, Environment* environment) {
+  absl::StatusOr<RedisAddress> address = ParseRedisUrl(options.result_backend);
+  if (!address.ok()) return address.status();
+  return std::make_unique<RedisBackend>(*std::move(address),
+                                        options.amqp.exchange, environment);
+}
+
+}  // namespace penstock

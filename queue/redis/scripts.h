@@ -1,0 +1,45 @@
+// The Lua scripts of the result backend: one atomic step of the protocol each
+// (docs/architecture.md sections 4 to 8), safe to repeat after a lost reply. They
+// never decode JSON: machinery's members stand in a fixed order, and the few that
+// matter are found by exact text, which cannot occur inside a JSON string.
+
+#ifndef PENSTOCK_QUEUE_REDIS_SCRIPTS_H_
+#define PENSTOCK_QUEUE_REDIS_SCRIPTS_H_
+
+#include <string>
+
+namespace penstock {
+
+struct RedisScript {
+  std::string body;
+  std::string sha1;  // 40 hexadecimal digits: its name for EVALSHA
+};
+
+// Keys and arguments of each are written above its text in scripts.cc.
+struct RedisScripts {
+  RedisScript create_pending;
+  RedisScript take_back;
+  RedisScript begin;
+  RedisScript finish;
+  RedisScript continue_task;
+  RedisScript abandon;
+  RedisScript refresh;
+  RedisScript open_record;
+  RedisScript create_record;
+  RedisScript get_record;
+  RedisScript mark_record;
+  RedisScript remove_record;
+  RedisScript close_open;
+  RedisScript claim_chord;
+  RedisScript lease_open;
+  RedisScript lay;
+  RedisScript lease_due;
+  RedisScript remove_leased;
+  RedisScript lay_dead;
+};
+
+const RedisScripts& Scripts();
+
+}  // namespace penstock
+
+#endif  // PENSTOCK_QUEUE_REDIS_SCRIPTS_H_

@@ -1,0 +1,782 @@
+// What is Redis' own about the result backend: the bytes that Go workers share
+// (docs/wire-format.md section 5), what Go writes in between, and a server that
+// restarts, hangs, refuses. It starts its own server.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "queue/config.h"
+#include "queue/environment.h"
+#include "queue/errors.h"
+#include "queue/redis/connection.h"
+#include "queue/redis/redis_backend.h"
+#include "tests/conformance/await.h"
+#include "tests/support/servers.h"
+
+namespace penstock {
+namespace {
+
+using ::penstock::testing::Await;
+using ::penstock::testing::AwaitDone;
+using ::penstock::testing::Awaited;
+using ::penstock::testing::kHang;
+using ::penstock::testing::RedisServer;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::Ge;
+using ::testing::HasSubstr;
+using ::testing::Le;
+using ::testing::Not;
+
+constexpr absl::Duration kTtl = absl::Hours(2);
+constexpr absl::Duration kFinalTtl = absl::Hours(1);
+
+absl::Time Ms(int64_t ms) { return absl::FromUnixMillis(ms); }
+
+// ---- the URL --------------------------------------------------------------
+
+TEST(RedisUrlTest, ReadsEveryPart) {
+  struct Case {
+    const char* url;
+    RedisAddress address;
+  };
+  const Case cases[] = {
+      {"redis://localhost", {.host = "localhost"}},
+      {"redis://localhost/", {.host = "localhost"}},
+      {"redis://h:7000/3", {.host = "h", .port = 7000, .database = 3}},
+      {"redis://secret@h", {.host = "h", .password = "secret"}},
+      {"redis://:secret@h", {.host = "h", .password = "secret"}},
+      {"redis://u:p:q@h:1",
+       {.host = "h", .port = 1, .user = "u", .password = "p:q"}},
+      {"redis://u:a@b@h", {.host = "h", .user = "u", .password = "a@b"}},
+      {"redis://u:a%40%2Fb@h", {.host = "h", .user = "u", .password = "a@/b"}},
+      {"redis://[::1]:7000/1", {.host = "::1", .port = 7000, .database = 1}},
+  };
+  for (const Case& c : cases) {
+    const auto address = ParseRedisUrl(c.url);
+    ASSERT_TRUE(address.ok()) << c.url << ": " << address.status();
+    EXPECT_EQ(*address, c.address) << c.url;
+  }
+}
+
+TEST(RedisUrlTest, RefusesWhatItCannotServeWithoutShowingThePassword) {
+  struct Case {
+    const char* url;
+    const char* message;
+  };
+  const Case cases[] = {
+      {"rediss://:secret@h", "rediss:// is not supported"},
+      {"redis+socket://secret@/x", "redis+socket:// is not supported"},
+      {"http://secret@h", "must begin with redis://"},
+      {"redis://secret@", "names no host"},
+      {"redis://secret@h:port", "port must be a number"},
+      {"redis://secret@h:0", "port must be a number"},
+      {"redis://secret@h:70000", "port must be a number"},
+      {"redis://secret@h/name", "number of a database"},
+      {"redis://secret@h/-1", "number of a database"},
+      {"redis://secret@h/1?x=y", "parameters"},
+      {"redis://secret@a:1,b:2", "several hosts"},
+      {"redis://secret%zz@h", "hexadecimal"},
+      {"redis://secret@[::1", "not closed"},
+  };
+  for (const Case& c : cases) {
+    const absl::Status status = ParseRedisUrl(c.url).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << c.url;
+    EXPECT_THAT(status.ToString(), HasSubstr(c.message)) << c.url;
+    EXPECT_THAT(status.ToString(), Not(HasSubstr("secret"))) << c.url;
+  }
+}
+
+// ---- with a server ----------------------------------------------------------
+
+class RedisBackendTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const absl::Status started = server_.Start();
+    ASSERT_TRUE(started.ok()) << started;
+    backend_ = Open(server_.url());
+    ASSERT_NE(backend_, nullptr);
+  }
+
+  std::unique_ptr<Backend> Open(std::string url) {
+    Options options;
+    options.result_backend = std::move(url);
+    options.amqp.exchange = "machinery_exchange";
+    auto backend = OpenRedisBackend(options, environment_.get());
+    EXPECT_TRUE(backend.ok()) << backend.status();
+    return backend.ok() ? *std::move(backend) : nullptr;
+  }
+
+  // What redis-cli prints, without the line's end.
+  std::string Cli(const std::vector<std::string>& words) {
+    auto output = server_.Command(words);
+    EXPECT_TRUE(output.ok()) << output.status();
+    std::string text = output.value_or("");
+    if (!text.empty() && text.back() == '\n') text.pop_back();
+    return text;
+  }
+
+  int SecondsToLive(const std::string& key) {
+    int seconds = -3;
+    EXPECT_TRUE(absl::SimpleAtoi(Cli({"TTL", key}), &seconds));
+    return seconds;
+  }
+
+  static TaskState Pending(std::string id) {
+    return {.task_id = std::move(id),
+            .task_name = "add",
+            .status = Status::kPending,
+            .create_time = absl::FromUnixNanos(1'700'000'000'123'456'789)};
+  }
+
+  static TaskState Started(std::string id, int attempt, std::string run) {
+    return {.task_id = std::move(id),
+            .status = Status::kStarted,
+            .attempt = attempt,
+            .run = std::move(run),
+            .worker = "w"};
+  }
+
+  static TaskState Success(std::string id, int attempt, std::string run) {
+    TaskState state = Started(std::move(id), attempt, std::move(run));
+    state.status = Status::kSuccess;
+    state.results = {{.type = "int64", .json = "3"}};
+    state.results_null = false;
+    return state;
+  }
+
+  static TaskState Retry(std::string id, int attempt, std::string run) {
+    TaskState state = Started(std::move(id), attempt, std::move(run));
+    state.status = Status::kRetry;
+    state.next_attempt = attempt + 1;
+    return state;
+  }
+
+  static TaskState Abandonment(std::string id, std::string error) {
+    TaskState state = Pending(std::move(id));
+    state.status = Status::kFailure;
+    state.error = std::move(error);
+    state.error_type = std::string(kErrorAbandoned);
+    return state;
+  }
+
+  absl::StatusOr<PendingAnswer> TryCreate(const std::string& id,
+                                          Backend* backend = nullptr) {
+    if (backend == nullptr) backend = backend_.get();
+    auto answers = Await<std::vector<PendingAnswer>>([&](auto done) {
+      backend->CreatePending({{.state = Pending(id),
+                               .payload_hash = "hash",
+                               .nonce = "nonce",
+                               .ttl = kTtl}},
+                             std::move(done));
+    });
+    if (!answers.ok()) return answers.status();
+    return answers->front();
+  }
+
+  absl::StatusOr<BeginAnswer> Begin(const std::string& id, int attempt,
+                                    std::string run) {
+    return Await<BeginAnswer>([&](auto done) {
+      backend_->Begin({.started = Started(id, attempt, std::move(run)),
+                       .ttl = kTtl,
+                       .final_ttl = kFinalTtl,
+                       .max_begins = 10},
+                      std::move(done));
+    });
+  }
+
+  absl::StatusOr<FinishAnswer> Finish(TaskState outcome) {
+    return Await<FinishAnswer>([&](auto done) {
+      backend_->Finish({.outcome = std::move(outcome),
+                        .ttl = kTtl,
+                        .final_ttl = kFinalTtl},
+                       std::move(done));
+    });
+  }
+
+  absl::StatusOr<bool> Abandon(TaskState failure) {
+    return Await<bool>([&](auto done) {
+      backend_->Abandon(std::move(failure), kTtl, std::move(done));
+    });
+  }
+
+  absl::StatusOr<std::vector<std::optional<TaskState>>> GetStates(
+      std::vector<std::string> ids) {
+    return Await<std::vector<std::optional<TaskState>>>(
+        [&](auto done) { backend_->GetStates(ids, std::move(done)); });
+  }
+
+  absl::Status Ping(Backend* backend = nullptr) {
+    if (backend == nullptr) backend = backend_.get();
+    return AwaitDone([&](auto done) { backend->Ping(std::move(done)); });
+  }
+
+  // Until it works again: the connections come back by themselves.
+  absl::Status PingUntilOk() {
+    const absl::Time limit = absl::Now() + kHang;
+    absl::Status status;
+    do {
+      status = Ping();
+    } while (!status.ok() && absl::Now() < limit);
+    return status;
+  }
+
+  static WorkflowRecord Group(std::string id) {
+    return {.kind = WorkflowRecord::kGroup,
+            .id = std::move(id),
+            .task_ids = {"task_a", "task_b"},
+            .callback = "{}",
+            .payload_hash = "hash",
+            .nonce = "nonce",
+            .create_time = Ms(1'700'000'000'456)};
+  }
+
+  absl::StatusOr<PendingAnswer> CreateRecord(WorkflowRecord record) {
+    return Await<PendingAnswer>([&](auto done) {
+      backend_->CreateRecord(std::move(record), Ms(1'000), kTtl,
+                             std::move(done));
+    });
+  }
+
+  absl::StatusOr<ClaimAnswer> Claim(const std::string& id, std::string token) {
+    return Await<ClaimAnswer>([&](auto done) {
+      backend_->ClaimChord(id, std::move(token), Ms(7'000), kTtl,
+                           std::move(done));
+    });
+  }
+
+  const std::unique_ptr<Environment> environment_ = MakeSystemEnvironment();
+  RedisServer server_;
+  std::unique_ptr<Backend> backend_;
+};
+
+// ---- bytes --------------------------------------------------------------------
+
+TEST_F(RedisBackendTest, StatesAreMachinerysJsonWithATimeToLive) {
+  ASSERT_EQ(TryCreate("task_x").value(), PendingAnswer::kCreated);
+  EXPECT_EQ(Cli({"GET", "task_x"}),
+            R"({"TaskUUID":"task_x","TaskName":"add","State":"PENDING",)"
+            R"("Results":null,"Error":"",)"
+            R"("CreatedAt":"2023-11-14T22:13:20.123456789Z","TTL":0})");
+  EXPECT_THAT(SecondsToLive("task_x"), AllOf(Ge(7'100), Le(7'200)));
+  EXPECT_EQ(Cli({"GET", "penstock:submit:{task_x}"}), "hash\nnonce");
+  EXPECT_THAT(SecondsToLive("penstock:submit:{task_x}"),
+              AllOf(Ge(7'100), Le(7'200)));
+
+  ASSERT_EQ(Begin("task_x", 1, "run-1")->kind, BeginAnswer::kRun);
+  ASSERT_EQ(Begin("task_x", 1, "run-2")->kind, BeginAnswer::kRun);
+  EXPECT_EQ(Cli({"GET", "task_x"}),
+            R"({"TaskUUID":"task_x","TaskName":"add","State":"STARTED",)"
+            R"("Results":null,"Error":"",)"
+            R"("CreatedAt":"2023-11-14T22:13:20.123456789Z","TTL":0,)"
+            R"("Penstock":{"Attempt":1,"Run":"run-2","Begins":2,)"
+            R"("Worker":"w"}})");
+
+  ASSERT_EQ(Finish(Success("task_x", 1, "run-2"))->kind,
+            FinishAnswer::kWritten);
+  EXPECT_EQ(Cli({"GET", "task_x"}),
+            R"({"TaskUUID":"task_x","TaskName":"add","State":"SUCCESS",)"
+            R"("Results":[{"Type":"int64","Value":3}],"Error":"",)"
+            R"("CreatedAt":"2023-11-14T22:13:20.123456789Z","TTL":0,)"
+            R"("Penstock":{"Attempt":1,"Run":"run-2","Worker":"w"}})");
+  EXPECT_THAT(SecondsToLive("task_x"), AllOf(Ge(3'500), Le(3'600)));
+  // Its claim on the id lasts no longer than the result.
+  EXPECT_THAT(SecondsToLive("penstock:submit:{task_x}"),
+              AllOf(Ge(3'500), Le(3'600)));
+}
+
+TEST_F(RedisBackendTest, AnAbandonedTaskHasAMark) {
+  ASSERT_TRUE(Abandon(Abandonment("t", "link a failed")).value());
+  EXPECT_EQ(Cli({"GET", "t"}),
+            R"({"TaskUUID":"t","TaskName":"add","State":"FAILURE",)"
+            R"("Results":null,"Error":"link a failed",)"
+            R"("CreatedAt":"2023-11-14T22:13:20.123456789Z","TTL":0,)"
+            R"("Penstock":{"ErrorType":"abandoned"}})");
+  EXPECT_EQ(Cli({"GET", "penstock:mark:{t}"}), Cli({"GET", "t"}));
+  EXPECT_THAT(SecondsToLive("penstock:mark:{t}"), AllOf(Ge(7'100), Le(7'200)));
+}
+
+TEST_F(RedisBackendTest, AGroupHasMachinerysMetaAndARecord) {
+  ASSERT_EQ(CreateRecord(Group("group_x")).value(), PendingAnswer::kCreated);
+  const std::string meta =
+      R"({"GroupUUID":"group_x","TaskUUIDs":["task_a","task_b"],)"
+      R"("ChordTriggered":false,"Lock":false,)"
+      R"("CreatedAt":"2023-11-14T22:13:20.456Z","TTL":0})";
+  EXPECT_EQ(Cli({"GET", "group_x"}), meta);
+  EXPECT_THAT(SecondsToLive("group_x"), AllOf(Ge(7'100), Le(7'200)));
+  EXPECT_EQ(Cli({"HGET", "penstock:group:{group_x}", "ids"}),
+            R"(["task_a","task_b"])");
+  EXPECT_THAT(SecondsToLive("penstock:group:{group_x}"),
+              AllOf(Ge(7'100), Le(7'200)));
+  EXPECT_EQ(Cli({"ZRANGE", "penstock:open", "0", "-1", "WITHSCORES"}),
+            "g:group_x\n1000");
+  EXPECT_EQ(Cli({"HGETALL", "{penstock:open}:since"}),
+            "g:group_x\n1700000000456 nonce");
+
+  ASSERT_EQ(Claim("group_x", "token").value(), ClaimAnswer::kWon);
+  EXPECT_EQ(Cli({"GET", "group_x"}),
+            absl::StrReplaceAll(meta, {{"\"ChordTriggered\":false",
+                                        "\"ChordTriggered\":true"}}));
+}
+
+TEST_F(RedisBackendTest, DelayedTasksAndDeadLettersHaveTheirKeys) {
+  ASSERT_TRUE(AwaitDone([&](auto done) {
+                backend_->Lay({.task_id = "t",
+                               .attempt = 2,
+                               .due = Ms(1'234),
+                               .body = "{}",
+                               .routing_key = "key",
+                               .queue = "queue",
+                               .priority = 7},
+                              std::move(done));
+              }).ok());
+  EXPECT_EQ(Cli({"ZRANGE", "penstock:delayed:{machinery_exchange}", "0", "-1",
+                 "WITHSCORES"}),
+            "t\n1234");
+  EXPECT_EQ(Cli({"HGETALL", "penstock:delayed:{machinery_exchange}:tasks"}),
+            "t\n2 1234 7 3 5\nkeyqueue{}");
+
+  ASSERT_TRUE(AwaitDone([&](auto done) {
+                backend_->LayDead({.task_id = "t",
+                                   .name = "add",
+                                   .queue = "q",
+                                   .reason = "begun \"too\" often",
+                                   .body = "not json",
+                                   .time = Ms(1'700'000'000'456),
+                                   .attempts = 10},
+                                  std::move(done));
+              }).ok());
+  EXPECT_EQ(Cli({"ZRANGE", "penstock:dead:q", "0", "-1", "WITHSCORES"}),
+            "t\n1700000000456");
+  EXPECT_EQ(Cli({"HGET", "{penstock:dead:q}:tasks", "t"}),
+            R"({"TaskUUID":"t","Name":"add","Queue":"q",)"
+            R"("Reason":"begun \"too\" often","Attempts":10,)"
+            R"("Time":"2023-11-14T22:13:20.456Z"})"
+            "\nnot json");
+}
+
+TEST_F(RedisBackendTest, ARefreshNeverShortensALife) {
+  ASSERT_TRUE(TryCreate("t").ok());
+  Cli({"EXPIRE", "t", "90000"});
+  ASSERT_TRUE(AwaitDone([&](auto done) {
+                backend_->Refresh({"t"}, Backend::RefreshWhich::kNotBegun, kTtl,
+                                  std::move(done));
+              }).ok());
+  EXPECT_THAT(SecondsToLive("t"), Ge(89'000));
+}
+
+TEST_F(RedisBackendTest, TheUrlNamesTheDatabase) {
+  auto other = Open(server_.url() + "/5");
+  ASSERT_EQ(TryCreate("t", other.get()).value(), PendingAnswer::kCreated);
+  EXPECT_EQ(Cli({"EXISTS", "t"}), "0");
+  EXPECT_EQ(Cli({"-n", "5", "EXISTS", "t"}), "1");
+}
+
+// ---- what Go writes -------------------------------------------------------------
+
+std::string GoState(const std::string& id, const std::string& state) {
+  return absl::StrCat(R"({"TaskUUID":")", id,
+                      R"(","TaskName":"go \"name\" \\","State":")", state,
+                      R"(","Results":null,"Error":"",)"
+                      R"("CreatedAt":"2026-11-21T23:18:35.5Z","TTL":0})");
+}
+
+TEST_F(RedisBackendTest, ATaskThatGoRecordedRunsAndKeepsItsOrigin) {
+  for (const char* state : {"PENDING", "RECEIVED", "STARTED", "RETRY"}) {
+    SCOPED_TRACE(state);
+    Cli({"SET", "t", GoState("t", state), "EX", "100"});
+    ASSERT_EQ(Begin("t", 1, "run-1")->kind, BeginAnswer::kRun);
+    ASSERT_EQ(Finish(Success("t", 1, "run-1"))->kind, FinishAnswer::kWritten);
+    const auto states = GetStates({"t"});
+    ASSERT_TRUE(states.ok()) << states.status();
+    EXPECT_EQ(states->front()->status, Status::kSuccess);
+    EXPECT_EQ(states->front()->task_name, "go \"name\" \\");
+    EXPECT_EQ(states->front()->create_time,
+              absl::FromCivil(absl::CivilSecond(2026, 11, 21, 23, 18, 35),
+                              absl::UTCTimeZone()) +
+                  absl::Milliseconds(500));
+  }
+}
+
+TEST_F(RedisBackendTest, ATaskThatGoFinishedIsFinal) {
+  Cli({"SET", "t", GoState("t", "SUCCESS")});
+  const auto begun = Begin("t", 1, "run-1");
+  EXPECT_EQ(begun->kind, BeginAnswer::kFinal);
+  EXPECT_EQ(begun->recorded.task_name, "go \"name\" \\");
+  const auto finished = Finish(Success("t", 1, ""));
+  EXPECT_EQ(finished->kind, FinishAnswer::kFinal);
+  EXPECT_EQ(finished->recorded.run, "");
+}
+
+TEST_F(RedisBackendTest, ARetryIsWrittenOverAGoGhostsRecord) {
+  ASSERT_EQ(Begin("t", 1, "run-1")->kind, BeginAnswer::kRun);
+  Cli({"SET", "t", GoState("t", "STARTED")});
+  EXPECT_EQ(Finish(Retry("t", 1, "run-1"))->kind, FinishAnswer::kWritten);
+  EXPECT_EQ(Begin("t", 1, "run-2")->kind, BeginAnswer::kMove);
+}
+
+TEST_F(RedisBackendTest, AMarkRestoresTheFailureThatGoOverwrote) {
+  const TaskState failure = Abandonment("t", "link a failed");
+  ASSERT_TRUE(Abandon(failure).value());
+  for (const char* state : {"PENDING", "STARTED", "RETRY"}) {
+    SCOPED_TRACE(state);
+    auto overwrite = [&] { Cli({"SET", "t", GoState("t", state)}); };
+    auto restored = [&] {
+      const auto states = GetStates({"t"});
+      return states.ok() && states->front() == failure;
+    };
+    overwrite();
+    const auto begun = Begin("t", 1, "run");
+    EXPECT_EQ(begun->kind, BeginAnswer::kFinal);
+    EXPECT_EQ(begun->recorded, failure);
+    EXPECT_TRUE(restored());
+    EXPECT_THAT(SecondsToLive("t"), AllOf(Ge(3'500), Le(3'600)));
+
+    overwrite();
+    EXPECT_EQ(Finish(Success("t", 1, "run"))->recorded, failure);
+    EXPECT_TRUE(restored());
+
+    overwrite();
+    const auto continued = Await<ContinueAnswer>([&](auto done) {
+      backend_->Continue(Pending("t"), kTtl, kFinalTtl, std::move(done));
+    });
+    EXPECT_EQ(continued->kind, ContinueAnswer::kFinal);
+    EXPECT_EQ(continued->recorded, failure);
+    EXPECT_TRUE(restored());
+
+    overwrite();
+    EXPECT_EQ(TryCreate("t").value(), PendingAnswer::kTaken);
+    EXPECT_TRUE(restored());
+
+    overwrite();
+    EXPECT_TRUE(Abandon(failure).value()) << "a repeat";
+    EXPECT_TRUE(restored());
+
+    overwrite();
+    EXPECT_FALSE(Abandon(Abandonment("t", "another cause")).value());
+    EXPECT_TRUE(restored());
+  }
+  EXPECT_THAT(SecondsToLive("penstock:mark:{t}"), Ge(7'000));
+}
+
+TEST_F(RedisBackendTest, ForeignTextDoesNotBreakAScript) {
+  for (const char* text :
+       {"not json", "", "{\"TaskName\":\"", "{\"TaskName\":\"\\",
+        R"({"Error":"x","State":"STARTED","CreatedAt":"\u0022","X":{}})",
+        R"({"State":"RETRY","Penstock":7})", R"([{"Penstock":{}}])"}) {
+    SCOPED_TRACE(text);
+    Cli({"SET", "t", text});
+    const auto begun = Begin("t", 1, "run-1");
+    ASSERT_TRUE(begun.ok()) << begun.status();
+    EXPECT_EQ(begun->kind, BeginAnswer::kRun);
+    const auto states = GetStates({"t"});
+    ASSERT_TRUE(states.ok()) << states.status();
+    EXPECT_EQ(states->front()->status, Status::kStarted);
+  }
+}
+
+TEST_F(RedisBackendTest, AStateThatCannotBeDecodedIsNamed) {
+  Cli({"SET", "broken_task", "not json"});
+  const absl::Status status = GetStates({"unknown", "broken_task"}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(status.ToString(), HasSubstr("broken_task"));
+}
+
+TEST_F(RedisBackendTest, AQueuesNameIsNoTaskId) {
+  Cli({"RPUSH", "machinery_tasks", "{}"});
+  EXPECT_EQ(TryCreate("machinery_tasks").value(), PendingAnswer::kTaken);
+  const absl::Status status = Begin("machinery_tasks", 1, "run").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(status.ToString(), HasSubstr("WRONGTYPE"));
+  EXPECT_EQ(CreateRecord(Group("machinery_tasks")).value(),
+            PendingAnswer::kTaken);
+}
+
+// ---- chords of a mixed fleet ------------------------------------------------------
+
+TEST_F(RedisBackendTest, AClaimWaitsForTheLockOfAGoWorker) {
+  ASSERT_TRUE(CreateRecord(Group("g")).ok());
+  Cli({"SET", "TriggerChordMutex", "x", "PX", "100000"});
+  EXPECT_EQ(Claim("g", "token").value(), ClaimAnswer::kLocked);
+  Cli({"DEL", "TriggerChordMutex"});
+  EXPECT_EQ(Claim("g", "token").value(), ClaimAnswer::kWon);
+  Cli({"SET", "TriggerChordMutex", "x", "PX", "100000"});
+  EXPECT_EQ(Claim("g", "token").value(), ClaimAnswer::kWon) << "a repeat";
+}
+
+TEST_F(RedisBackendTest, AFlagThatGoSetRefusesTheClaim) {
+  ASSERT_TRUE(CreateRecord(Group("g")).ok());
+  Cli({"SET", "g",
+       R"({"GroupUUID":"g","TaskUUIDs":["task_a","task_b"],)"
+       R"("ChordTriggered":true,"Lock":false,)"
+       R"("CreatedAt":"2026-11-21T23:18:35.5Z","TTL":0})"});
+  EXPECT_EQ(Claim("g", "token").value(), ClaimAnswer::kRefused);
+  const auto record = Await<std::optional<WorkflowRecord>>([&](auto done) {
+    backend_->GetRecord(WorkflowRecord::kGroup, "g", std::move(done));
+  });
+  ASSERT_TRUE(record.ok()) << record.status();
+  EXPECT_TRUE((*record)->chord_triggered);
+  EXPECT_EQ((*record)->claim_time, std::nullopt);
+}
+
+TEST_F(RedisBackendTest, AClaimChangesNothingButTheFlagOfTheMeta) {
+  // Spaces and an unknown member: some other writer's.
+  Cli({"SET", "g",
+       R"({"X":[1, 2],"TaskUUIDs":["task_a","task_b"],)"
+       R"("ChordTriggered": false,"GroupUUID":"g"})",
+       "EX", "90000"});
+  ASSERT_EQ(CreateRecord(Group("g")).value(), PendingAnswer::kCreated);
+  ASSERT_EQ(Claim("g", "token").value(), ClaimAnswer::kWon);
+  EXPECT_EQ(Cli({"GET", "g"}),
+            R"({"X":[1, 2],"TaskUUIDs":["task_a","task_b"],)"
+            R"("ChordTriggered":true,"GroupUUID":"g"})");
+  EXPECT_THAT(SecondsToLive("g"), Ge(89'000));
+}
+
+TEST_F(RedisBackendTest, AChordWhoseMetaExpiredIsClaimedByItsRecord) {
+  ASSERT_TRUE(CreateRecord(Group("g")).ok());
+  Cli({"DEL", "g"});
+  EXPECT_EQ(Claim("g", "token").value(), ClaimAnswer::kWon);
+  EXPECT_EQ(Claim("g", "other").value(), ClaimAnswer::kRefused);
+  const auto record = Await<std::optional<WorkflowRecord>>([&](auto done) {
+    backend_->GetRecord(WorkflowRecord::kGroup, "g", std::move(done));
+  });
+  EXPECT_TRUE((*record)->chord_triggered);
+}
+
+TEST_F(RedisBackendTest, AGroupOfGoIsAdoptedOnlyWithItsOwnMembers) {
+  const std::string meta =
+      R"({"GroupUUID":"g","TaskUUIDs":["task_a","task_b"],)"
+      R"("ChordTriggered":true,"Lock":false,)"
+      R"("CreatedAt":"2026-11-21T23:18:35.5Z","TTL":0})";
+  Cli({"SET", "g", meta});
+  WorkflowRecord other = Group("g");
+  other.task_ids = {"task_a"};
+  EXPECT_EQ(CreateRecord(other).value(), PendingAnswer::kTaken);
+  EXPECT_EQ(CreateRecord(Group("g")).value(), PendingAnswer::kCreated);
+  EXPECT_EQ(Cli({"GET", "g"}), meta) << "its flag is kept";
+  // A task's id is no group's.
+  ASSERT_TRUE(TryCreate("t").ok());
+  EXPECT_EQ(CreateRecord(Group("t")).value(), PendingAnswer::kTaken);
+  const auto none = Await<std::optional<GroupMeta>>(
+      [&](auto done) { backend_->GetGroupMeta("t", std::move(done)); });
+  EXPECT_EQ(none.value(), std::nullopt);
+}
+
+TEST_F(RedisBackendTest, AnEntryThatWasOpenedAnewIsNotClosedByAnOldVisit) {
+  ASSERT_TRUE(CreateRecord(Group("g")).ok());
+  WorkflowRecord later = Group("g");
+  later.create_time += absl::Seconds(1);
+  ASSERT_TRUE(CreateRecord(later).ok());
+  ASSERT_TRUE(AwaitDone([&](auto done) {
+                backend_->CloseOpen({WorkflowRecord::kGroup, "g",
+                                     Group("g").create_time},
+                                    std::move(done));
+              }).ok());
+  EXPECT_EQ(Cli({"ZRANGE", "penstock:open", "0", "-1"}), "g:g");
+}
+
+// ---- a server that comes and goes ---------------------------------------------------
+
+TEST_F(RedisBackendTest, ScriptsAreLoadedAgainAfterAFlush) {
+  ASSERT_EQ(TryCreate("a").value(), PendingAnswer::kCreated);
+  Cli({"SCRIPT", "FLUSH"});
+  EXPECT_EQ(TryCreate("b").value(), PendingAnswer::kCreated);
+  EXPECT_EQ(Begin("b", 1, "run")->kind, BeginAnswer::kRun);
+}
+
+TEST_F(RedisBackendTest, TenThousandOperationsArePipelined) {
+  constexpr int kCount = 10'000;
+  std::vector<Awaited<BeginAnswer>> answers(kCount);
+  for (int i = 0; i < kCount; ++i) {
+    backend_->Begin({.started = Started(absl::StrCat("task", i), 1, "run"),
+                     .ttl = kTtl,
+                     .final_ttl = kFinalTtl,
+                     .max_begins = 1},
+                    answers[i].callback());
+  }
+  for (auto& answer : answers) {
+    const auto result = answer.Wait();
+    ASSERT_TRUE(result.ok()) << result.status();
+    ASSERT_EQ(result->kind, BeginAnswer::kRun);
+  }
+  std::vector<std::string> ids;
+  for (int i = 0; i < kCount; ++i) ids.push_back(absl::StrCat("task", i));
+  const auto states = GetStates(ids);
+  ASSERT_TRUE(states.ok()) << states.status();
+  for (int i = 0; i < kCount; ++i) {
+    ASSERT_TRUE((*states)[i].has_value()) << i;
+    ASSERT_EQ((*states)[i]->task_id, ids[i]);
+  }
+}
+
+TEST_F(RedisBackendTest, WithoutAServerOperationsFailUntilItIsBack) {
+  ASSERT_TRUE(Ping().ok());
+  ASSERT_TRUE(server_.Stop().ok());
+  for (int i = 0; i < 3; ++i) {
+    const absl::Status status = Ping();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    EXPECT_EQ(ReasonOf(status), reason::kBackendUnavailable);
+  }
+  EXPECT_TRUE(absl::IsUnavailable(GetStates({"t"}).status()));
+  ASSERT_TRUE(server_.Start().ok());
+  EXPECT_TRUE(PingUntilOk().ok());
+  EXPECT_EQ(TryCreate("t").value(), PendingAnswer::kCreated);
+}
+
+TEST_F(RedisBackendTest, ABackendMayBeOpenedBeforeItsServer) {
+  ASSERT_TRUE(server_.Stop().ok());
+  backend_ = Open(server_.url());
+  EXPECT_TRUE(absl::IsUnavailable(Ping()));
+  ASSERT_TRUE(server_.Start().ok());
+  EXPECT_TRUE(PingUntilOk().ok());
+}
+
+TEST_F(RedisBackendTest, AServerThatHangsIsGivenUp) {
+  ASSERT_TRUE(Ping().ok());
+  ASSERT_TRUE(GetStates({"t"}).ok());
+  ASSERT_TRUE(server_.Pause().ok());
+  const absl::Status status = TryCreate("t").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(status.ToString(), HasSubstr("no reply"));
+  EXPECT_THAT(status.ToString(), HasSubstr("may have taken place"));
+  EXPECT_EQ(ReasonOf(status), reason::kBackendUnavailable);
+  ASSERT_TRUE(server_.Continue().ok());
+  EXPECT_TRUE(PingUntilOk().ok());
+  // Whether or not it had taken place, the repeat answers as the first time.
+  EXPECT_EQ(TryCreate("t").value(), PendingAnswer::kCreated);
+}
+
+TEST_F(RedisBackendTest, ACutConnectionIsOpenedAgain) {
+  ASSERT_TRUE(Ping().ok());
+  ASSERT_TRUE(GetStates({"t"}).ok());
+  Cli({"CLIENT", "KILL", "TYPE", "normal"});
+  EXPECT_TRUE(PingUntilOk().ok());
+  EXPECT_EQ(TryCreate("t").value(), PendingAnswer::kCreated);
+}
+
+TEST_F(RedisBackendTest, DestructionFailsWhatIsPending) {
+  ASSERT_TRUE(Ping().ok());
+  ASSERT_TRUE(server_.Pause().ok());
+  std::vector<Awaited<bool>> pings(100);
+  for (auto& ping : pings) backend_->Ping(ping.done());
+  Awaited<std::vector<std::optional<TaskState>>> read;
+  backend_->GetStates({"t"}, read.callback());
+  Awaited<bool> follow_up;
+  Backend* backend = backend_.get();
+  backend->Ping([backend, done = follow_up.done()](absl::Status) mutable {
+    // One that is sent by a callback of the very end.
+    backend->Ping(std::move(done));
+  });
+  backend_.reset();
+  for (auto& ping : pings) {
+    ASSERT_TRUE(ping.HasArrived());
+    EXPECT_TRUE(absl::IsUnavailable(ping.Wait().status()));
+  }
+  ASSERT_TRUE(read.HasArrived());
+  EXPECT_TRUE(absl::IsUnavailable(read.Wait().status()));
+  ASSERT_TRUE(follow_up.HasArrived());
+  EXPECT_TRUE(absl::IsUnavailable(follow_up.Wait().status()));
+}
+
+TEST_F(RedisBackendTest, HintsComeAgainAfterARestart) {
+  absl::Mutex mu;
+  std::vector<std::string> hints;
+  backend_->SubscribeHints([&](std::string_view id) {
+    absl::MutexLock lock(&mu);
+    hints.emplace_back(id);
+  });
+  auto wait_for_one = [&] {
+    const absl::Time limit = absl::Now() + kHang;
+    for (int i = 0; absl::Now() < limit; ++i) {
+      const std::string id = absl::StrCat("task", i);
+      (void)Begin(id, 1, "run");
+      absl::MutexLock lock(&mu);
+      auto any = [&] { return !hints.empty(); };
+      if (mu.AwaitWithTimeout(absl::Condition(&any), absl::Milliseconds(50))) {
+        hints.clear();
+        return true;
+      }
+    }
+    return false;
+  };
+  EXPECT_TRUE(wait_for_one());
+  ASSERT_TRUE(server_.Restart().ok());
+  {
+    absl::MutexLock lock(&mu);
+    hints.clear();
+  }
+  EXPECT_TRUE(wait_for_one());
+  backend_.reset();  // before what its subscriber uses
+}
+
+// ---- a server that refuses -------------------------------------------------------------
+
+TEST_F(RedisBackendTest, AFullServerIsUnavailableForWritesOnly) {
+  ASSERT_TRUE(TryCreate("t").ok());
+  Cli({"CONFIG", "SET", "maxmemory", "1"});
+  const absl::Status status = TryCreate("u").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(status.ToString(), HasSubstr("OOM"));
+  EXPECT_THAT(Ping().ToString(), HasSubstr("OOM"));
+  EXPECT_TRUE(GetStates({"t"}).ok());
+  Cli({"CONFIG", "SET", "maxmemory", "0"});
+  EXPECT_EQ(TryCreate("u").value(), PendingAnswer::kCreated);
+}
+
+TEST_F(RedisBackendTest, AReplicaIsUnavailable) {
+  ASSERT_TRUE(Ping().ok());
+  Cli({"REPLICAOF", "127.0.0.1", "1"});
+  const absl::Status status = Ping();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(status.ToString(), HasSubstr("READONLY"));
+  Cli({"REPLICAOF", "NO", "ONE"});
+  EXPECT_TRUE(PingUntilOk().ok());
+}
+
+TEST_F(RedisBackendTest, AWrongPasswordIsNamedButNotShown) {
+  Cli({"CONFIG", "SET", "requirepass", "right"});
+  const std::string host = absl::StrCat("127.0.0.1:", server_.port());
+  struct Case {
+    std::string url;
+    const char* message;
+  };
+  for (const Case& c :
+       {Case{absl::StrCat("redis://wrong-one@", host), "WRONGPASS"},
+        Case{absl::StrCat("redis://nobody:wrong-one@", host), "WRONGPASS"},
+        Case{absl::StrCat("redis://", host), "NOAUTH"}}) {
+    auto refused = Open(c.url);
+    const absl::Status status = Ping(refused.get());
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(status.ToString(), HasSubstr(c.message));
+    EXPECT_THAT(status.ToString(), HasSubstr(host));
+    EXPECT_THAT(status.ToString(), Not(HasSubstr("wrong-one")));
+  }
+  for (const char* login : {"right@", ":right@", "default:right@"}) {
+    auto accepted = Open(absl::StrCat("redis://", login, host));
+    EXPECT_TRUE(Ping(accepted.get()).ok()) << login;
+  }
+}
+
+TEST_F(RedisBackendTest, AnUnknownDatabaseIsNamed) {
+  auto refused = Open(server_.url() + "/999");
+  const absl::Status status = Ping(refused.get());
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(status.ToString(), HasSubstr("DB index is out of range"));
+}
+
+}  // namespace
+}  // namespace penstock
