@@ -71,10 +71,12 @@ std::optional<uint32_t> ParseHex4(std::string_view text) {
   return value;
 }
 
-bool IsPlainAscii(unsigned char c) {
-  return c >= 0x20 && c < 0x80 && c != '"' && c != '\\' && c != '<' &&
-         c != '>' && c != '&';
-}
+constexpr auto kPlain = [] {
+  std::array<bool, 256> plain{};
+  for (int c = 0x20; c < 0x80; ++c) plain[c] = true;
+  for (const char c : {'"', '\\', '<', '>', '&'}) plain[c] = false;
+  return plain;
+}();
 
 void AppendEscape(unsigned char c, std::string* out) {
   switch (c) {
@@ -275,17 +277,21 @@ int Base64Digit(char c) {
 
 }  // namespace
 
+size_t EndOfPlainText(std::string_view text, size_t begin) {
+  size_t i = begin;
+  while (i < text.size() && kPlain[static_cast<unsigned char>(text[i])]) ++i;
+  return i;
+}
+
 void AppendJsonString(std::string_view text, std::string* out) {
   out->push_back('"');
   size_t copied = 0;  // all before this is written
   size_t i = 0;
   const auto flush = [&] { out->append(text, copied, i - copied); };
   while (i < text.size()) {
+    i = EndOfPlainText(text, i);
+    if (i == text.size()) break;
     const auto c = static_cast<unsigned char>(text[i]);
-    if (IsPlainAscii(c)) {
-      ++i;
-      continue;
-    }
     if (c < 0x80) {
       flush();
       AppendEscape(c, out);
@@ -322,10 +328,14 @@ std::optional<std::string> ParseJsonString(std::string_view json) {
     return std::nullopt;
   }
   const std::string_view text = json.substr(1, json.size() - 2);
+  if (EndOfPlainText(text, 0) == text.size()) return std::string(text);
   std::string out;
   out.reserve(text.size());
   size_t i = 0;
   while (i < text.size()) {
+    const size_t end = EndOfPlainText(text, i);
+    out.append(text, i, end - i);
+    if ((i = end) == text.size()) break;
     const auto c = static_cast<unsigned char>(text[i]);
     if (c < 0x20 || c == '"') return std::nullopt;
     if (c == '\\') {

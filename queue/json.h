@@ -13,6 +13,10 @@
 
 namespace penstock {
 
+// Where the run of plain characters that begins at `begin` ends: ASCII that
+// stands in Go's strings as it is.
+size_t EndOfPlainText(std::string_view text, size_t begin);
+
 // Appends `text` as a JSON string, quotes included, with Go's escapes; a byte
 // that is not UTF-8 becomes \ufffd.
 void AppendJsonString(std::string_view text, std::string* out);

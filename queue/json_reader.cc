@@ -189,6 +189,13 @@ bool JsonReader::NextMember(std::string* key) {
   SkipSpace();
   const size_t begin = at_;
   if (Peek() != '"') return Fail("no member name");
+  if (const size_t end = EndOfPlainText(text_, begin + 1);
+      end < text_.size() && text_[end] == '"') {
+    key->assign(text_, begin + 1, end - begin - 1);  // nearly always
+    at_ = end + 1;
+    SkipSpace();
+    return TakeChar(':', "no ':'");
+  }
   if (!TakeString()) return false;
   std::optional<std::string> name =
       ParseJsonString(text_.substr(begin, at_ - begin));
@@ -247,18 +254,16 @@ bool JsonReader::TakeChar(char expected, std::string_view what) {
 
 bool JsonReader::TakeString() {
   for (++at_; at_ < text_.size(); ++at_) {
+    at_ = EndOfPlainText(text_, at_);
+    if (at_ == text_.size()) break;
     const auto c = static_cast<unsigned char>(text_[at_]);
     if (c == '"') {
       ++at_;
       return true;
     }
     if (c < 0x20) return Fail("a control character in a string");
-    if (c == '\\') {
-      has_odd_string_ = true;
-      if (!TakeEscape()) return false;
-    } else if (c >= 0x80 || c == '<' || c == '>' || c == '&') {
-      has_odd_string_ = true;
-    }
+    has_odd_string_ = true;
+    if (c == '\\' && !TakeEscape()) return false;
   }
   return Fail("a string without an end");
 }
