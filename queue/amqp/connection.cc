@@ -251,19 +251,20 @@ absl::Duration Backoff::Next(double random) {
   return delay;
 }
 
-Connection::Connection(const AmqpAddress& address, SocketGuard* guard,
-                       Waker* waker)
+AmqpConnection::AmqpConnection(const AmqpAddress& address, SocketGuard* guard,
+                               Waker* waker)
     : address_name_(address.Name()), guard_(guard), waker_(waker) {}
 
-Connection::~Connection() {
+AmqpConnection::~AmqpConnection() {
   guard_->Release();
   if (handle_ != nullptr) amqp_destroy_connection(handle_);
 }
 
-absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(
+absl::StatusOr<std::unique_ptr<AmqpConnection>> AmqpConnection::Open(
     const AmqpAddress& address, absl::string_view name, SocketGuard* guard,
     Waker* waker, const std::stop_token& stop) {
-  std::unique_ptr<Connection> connection(new Connection(address, guard, waker));
+  std::unique_ptr<AmqpConnection> connection(
+      new AmqpConnection(address, guard, waker));
   if (auto status = connection->Connect(address, stop); !status.ok()) {
     return status;
   }
@@ -274,13 +275,13 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(
   return connection;
 }
 
-absl::Status Connection::Error(absl::string_view text) const {
+absl::Status AmqpConnection::Error(absl::string_view text) const {
   return BrokerUnavailable(
       absl::StrCat("RabbitMQ at ", address_name_, ": ", text));
 }
 
-absl::Status Connection::Connect(const AmqpAddress& address,
-                                 const std::stop_token& stop) {
+absl::Status AmqpConnection::Connect(const AmqpAddress& address,
+                                     const std::stop_token& stop) {
   addrinfo hints{};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
@@ -313,7 +314,8 @@ absl::Status Connection::Connect(const AmqpAddress& address,
   return status;
 }
 
-absl::Status Connection::ConnectSocket(int fd, const std::stop_token& stop) {
+absl::Status AmqpConnection::ConnectSocket(int fd,
+                                           const std::stop_token& stop) {
   const absl::Time deadline = absl::Now() + kConnectTimeout;
   while (!stop.stop_requested()) {
     const auto left_ms = absl::ToInt64Milliseconds(deadline - absl::Now());
@@ -331,8 +333,8 @@ absl::Status Connection::ConnectSocket(int fd, const std::stop_token& stop) {
   return Error("shutting down");
 }
 
-absl::Status Connection::Login(const AmqpAddress& address,
-                               absl::string_view name) {
+absl::Status AmqpConnection::Login(const AmqpAddress& address,
+                                   absl::string_view name) {
   handle_ = amqp_new_connection();
   amqp_socket_t* socket = handle_ ? amqp_tcp_socket_new(handle_) : nullptr;
   if (socket == nullptr) {
@@ -391,7 +393,7 @@ absl::Status Connection::Login(const AmqpAddress& address,
   return absl::OkStatus();
 }
 
-absl::Status Connection::RpcStatus(absl::string_view what) {
+absl::Status AmqpConnection::RpcStatus(absl::string_view what) {
   const amqp_rpc_reply_t reply = amqp_get_rpc_reply(handle_);
   switch (reply.reply_type) {
     case AMQP_RESPONSE_NORMAL:
@@ -417,13 +419,13 @@ absl::Status Connection::RpcStatus(absl::string_view what) {
   }
 }
 
-absl::Status Connection::SendStatus(int library_status) {
+absl::Status AmqpConnection::SendStatus(int library_status) {
   if (library_status == AMQP_STATUS_OK) return absl::OkStatus();
   broken_ = true;
   return Error(amqp_error_string2(library_status));
 }
 
-absl::StatusOr<const amqp_frame_t*> Connection::NextFrame() {
+absl::StatusOr<const amqp_frame_t*> AmqpConnection::NextFrame() {
   while (true) {
     amqp_maybe_release_buffers(handle_);
     const timeval now{0, 0};
@@ -452,7 +454,8 @@ absl::StatusOr<const amqp_frame_t*> Connection::NextFrame() {
   }
 }
 
-absl::Status Connection::HandleConnectionMethod(const amqp_method_t& method) {
+absl::Status AmqpConnection::HandleConnectionMethod(
+    const amqp_method_t& method) {
   switch (method.id) {
     case AMQP_CONNECTION_CLOSE_METHOD: {
       const auto* closed =
@@ -476,7 +479,8 @@ absl::Status Connection::HandleConnectionMethod(const amqp_method_t& method) {
   }
 }
 
-Connection::Ready Connection::Wait(absl::Duration duration, bool for_write) {
+AmqpConnection::Ready AmqpConnection::Wait(absl::Duration duration,
+                                           bool for_write) {
   // What the library has read already does not show in poll().
   if (amqp_frames_enqueued(handle_) || amqp_data_in_buffer(handle_)) {
     duration = absl::ZeroDuration();
@@ -499,7 +503,7 @@ Connection::Ready Connection::Wait(absl::Duration duration, bool for_write) {
   return {.writable = (fds[0].revents & POLLOUT) != 0};
 }
 
-void Connection::Close(absl::Duration limit) {
+void AmqpConnection::Close(absl::Duration limit) {
   if (broken_ || handle_ == nullptr) return;
   broken_ = true;
   pollfd fds{.fd = amqp_get_sockfd(handle_), .events = POLLOUT, .revents = 0};

@@ -118,21 +118,21 @@ class Backoff {
   absl::Duration next_ = kFirst;
 };
 
-class Connection {
+class AmqpConnection {
  public:
   static constexpr amqp_channel_t kChannel = 1;
 
   // Connects and logs in; channel 1 is open then. Takes at most some seconds;
   // `stop` (with `waker` signalled) ends it sooner. `name` is shown by
   // RabbitMQ's tools. UNAVAILABLE says what failed.
-  static absl::StatusOr<std::unique_ptr<Connection>> Open(
+  static absl::StatusOr<std::unique_ptr<AmqpConnection>> Open(
       const AmqpAddress& address, absl::string_view name, SocketGuard* guard,
       Waker* waker, const std::stop_token& stop);
 
   // Drops the socket; Close before it says good-bye.
-  ~Connection();
-  Connection(const Connection&) = delete;
-  Connection& operator=(const Connection&) = delete;
+  ~AmqpConnection();
+  AmqpConnection(const AmqpConnection&) = delete;
+  AmqpConnection& operator=(const AmqpConnection&) = delete;
 
   // For calls of the library.
   amqp_connection_state_t handle() const { return handle_; }
@@ -173,7 +173,7 @@ class Connection {
   void Close(absl::Duration limit);
 
  private:
-  Connection(const AmqpAddress& address, SocketGuard* guard, Waker* waker);
+  AmqpConnection(const AmqpAddress& address, SocketGuard* guard, Waker* waker);
 
   absl::Status Connect(const AmqpAddress& address, const std::stop_token& stop);
   absl::Status ConnectSocket(int fd, const std::stop_token& stop);

@@ -40,22 +40,26 @@ bool UnackedTags::Finish(uint64_t tag) {
   return true;
 }
 
-bool UnackedTags::Remove(uint64_t tag) {
+bool UnackedTags::Return(uint64_t tag) {
   State* state = Find(tag);
   if (state == nullptr || *state != State::kHeld) return false;
-  *state = State::kDone;
+  *state = State::kReturning;
+  return true;
+}
+
+void UnackedTags::ReturnSent(uint64_t tag) {
+  *Find(tag) = State::kDone;
   while (!states_.empty() && states_.front() == State::kDone) {
     states_.pop_front();
     ++first_;
   }
-  return true;
 }
 
 std::vector<UnackedTags::Ack> UnackedTags::TakeDue(size_t limit) {
   std::vector<Ack> acks;
   Ack front;
   size_t covered = 0;
-  while (!states_.empty() && states_.front() != State::kHeld) {
+  while (!states_.empty() && states_.front() >= State::kDue) {
     if (states_.front() == State::kDue) {
       front.tag = first_;
       ++covered;
@@ -179,15 +183,15 @@ void AmqpConsumer::Forget() {
 }
 
 absl::Status AmqpConsumer::Connect(const std::stop_token& stop) {
-  auto connection = Connection::Open(address_, "penstock consumer",
-                                     guard_.get(), &waker_, stop);
+  auto connection = AmqpConnection::Open(address_, "penstock consumer",
+                                         guard_.get(), &waker_, stop);
   if (!connection.ok()) return connection.status();
   connection_ = *std::move(connection);
   if (auto status = DeclareTopology(*connection_, options_, consume_.queues);
       !status.ok()) {
     return status;
   }
-  amqp_basic_qos(connection_->handle(), Connection::kChannel, 0,
+  amqp_basic_qos(connection_->handle(), AmqpConnection::kChannel, 0,
                  static_cast<uint16_t>(consume_.prefetch), /*global=*/0);
   if (auto status = connection_->RpcStatus("the prefetch was refused");
       !status.ok()) {
@@ -246,7 +250,9 @@ void AmqpConsumer::TakeCommands() {
         if (current) unacked_.Finish(command.tag.tag);
         break;
       case Command::kReturn:
-        if (current) returns_.push_back(command.tag.tag);
+        if (current && unacked_.Return(command.tag.tag)) {
+          returns_.push_back(command.tag.tag);
+        }
         break;
       case Command::kPause:
         paused_ = true;
@@ -308,6 +314,7 @@ absl::Status AmqpConsumer::HandOut(Delivery delivery) {
   unacked_.DeliverNext();
   if (stop_completed_) {
     // The server cancelled first and delivered then; nobody takes it here.
+    unacked_.Return(delivery.tag.tag);
     returns_.push_back(delivery.tag.tag);
     return absl::OkStatus();
   }
@@ -365,22 +372,26 @@ bool AmqpConsumer::HasOutput() const {
 }
 
 absl::Status AmqpConsumer::Send() {
+  // A pause before acks: they must not draw in the deliveries that it is
+  // against.
+  if (consuming_ != WantsDeliveries()) {
+    auto status = consuming_ ? SendCancel() : SendConsume();
+    if (!status.ok()) return status;
+  }
   size_t budget = kOutputFramesPerTurn;
   if (auto status = SendReturns(&budget); !status.ok()) return status;
-  if (auto status = SendAcks(&budget); !status.ok()) return status;
-  if (consuming_ == WantsDeliveries()) return absl::OkStatus();
-  return consuming_ ? SendCancel() : SendConsume();
+  return SendAcks(&budget);
 }
 
 absl::Status AmqpConsumer::SendReturns(size_t* budget) {
   while (!returns_.empty() && *budget > 0) {
     const uint64_t tag = returns_.front();
     returns_.pop_front();
-    if (!unacked_.Remove(tag)) continue;
+    unacked_.ReturnSent(tag);
     --*budget;
-    if (auto status = connection_->SendStatus(
-            amqp_basic_nack(connection_->handle(), Connection::kChannel, tag,
-                            /*multiple=*/0, /*requeue=*/1));
+    if (auto status = connection_->SendStatus(amqp_basic_nack(
+            connection_->handle(), AmqpConnection::kChannel, tag,
+            /*multiple=*/0, /*requeue=*/1));
         !status.ok()) {
       return status;
     }
@@ -393,8 +404,8 @@ absl::Status AmqpConsumer::SendAcks(size_t* budget) {
   if (!unacked_.HasDue() || *budget == 0) return absl::OkStatus();
   for (const UnackedTags::Ack& ack : unacked_.TakeDue(*budget)) {
     if (auto status = connection_->SendStatus(
-            amqp_basic_ack(connection_->handle(), Connection::kChannel, ack.tag,
-                           ack.multiple));
+            amqp_basic_ack(connection_->handle(), AmqpConnection::kChannel,
+                           ack.tag, ack.multiple));
         !status.ok()) {
       return status;
     }
@@ -408,7 +419,7 @@ absl::Status AmqpConsumer::SendConsume() {
     consume.queue = ToBytes(source.queue);
     consume.consumer_tag = ToBytes(source.consumer_tag);
     if (auto status = connection_->SendStatus(
-            amqp_send_method(connection_->handle(), Connection::kChannel,
+            amqp_send_method(connection_->handle(), AmqpConnection::kChannel,
                              AMQP_BASIC_CONSUME_METHOD, &consume));
         !status.ok()) {
       return status;
@@ -423,7 +434,7 @@ absl::Status AmqpConsumer::SendCancel() {
     amqp_basic_cancel_t cancel{};
     cancel.consumer_tag = ToBytes(source.consumer_tag);
     if (auto status = connection_->SendStatus(
-            amqp_send_method(connection_->handle(), Connection::kChannel,
+            amqp_send_method(connection_->handle(), AmqpConnection::kChannel,
                              AMQP_BASIC_CANCEL_METHOD, &cancel));
         !status.ok()) {
       return status;

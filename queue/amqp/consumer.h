@@ -41,9 +41,12 @@ class UnackedTags {
   uint64_t next() const { return first_ + states_.size(); }
   void DeliverNext() { states_.push_back(State::kHeld); }
 
-  // False when `tag` is not held: never delivered, or finished before.
+  // False, and nothing happens, when `tag` is not held: never delivered, or
+  // finished before.
   bool Finish(uint64_t tag);  // acked; its frame is due
-  bool Remove(uint64_t tag);  // returned; the caller sends the frame
+  bool Return(uint64_t tag);  // no ack covers it; the caller sends the frame
+
+  void ReturnSent(uint64_t tag);  // from now on one may
 
   // At most `limit` frames: `multiple` up to the highest tag below which every
   // one is finished, the others singly, so that none waits behind a long one.
@@ -51,7 +54,7 @@ class UnackedTags {
   bool HasDue() const { return !due_.empty(); }
 
  private:
-  enum class State : uint8_t { kHeld, kDue, kDone };
+  enum class State : uint8_t { kHeld, kReturning, kDue, kDone };
 
   State* Find(uint64_t tag);
 
@@ -136,7 +139,7 @@ class AmqpConsumer : public Consumer {
 
   // Owner thread only.
   absl::AnyInvocable<void(Delivery)> on_delivery_;
-  std::unique_ptr<Connection> connection_;
+  std::unique_ptr<AmqpConnection> connection_;
   Backoff backoff_;
   uint64_t generation_ = 0;
   UnackedTags unacked_;

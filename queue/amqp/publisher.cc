@@ -183,8 +183,8 @@ void AmqpPublisher::Run(const std::stop_token& stop) {
 }
 
 absl::Status AmqpPublisher::Connect(const std::stop_token& stop) {
-  auto connection = Connection::Open(address_, "penstock publisher",
-                                     guard_.get(), &waker_, stop);
+  auto connection = AmqpConnection::Open(address_, "penstock publisher",
+                                         guard_.get(), &waker_, stop);
   if (!connection.ok()) return connection.status();
   connection_ = *std::move(connection);
   // The default queue too: a task that is sent before the first worker has
@@ -194,7 +194,7 @@ absl::Status AmqpPublisher::Connect(const std::stop_token& stop) {
       !status.ok()) {
     return status;
   }
-  amqp_confirm_select(connection_->handle(), Connection::kChannel);
+  amqp_confirm_select(connection_->handle(), AmqpConnection::kChannel);
   if (auto status = connection_->RpcStatus("confirms are not supported");
       !status.ok()) {
     return status;
@@ -468,7 +468,7 @@ absl::Status AmqpPublisher::SendPiece(size_t* budget) {
       std::min({*budget, frame_max, partial_->body.size() - partial_->sent});
   amqp_frame_t frame{};
   frame.frame_type = AMQP_FRAME_BODY;
-  frame.channel = Connection::kChannel;
+  frame.channel = AmqpConnection::kChannel;
   frame.payload.body_fragment =
       ToBytes(absl::string_view(partial_->body).substr(partial_->sent, size));
   const absl::Status status =
@@ -534,7 +534,8 @@ absl::Status AmqpPublisher::SendNext(size_t* budget) {
   absl::Status status;
   if (whole) {
     status = connection_->SendStatus(amqp_basic_publish(
-        handle, Connection::kChannel, exchange, ToBytes(key), /*mandatory=*/1,
+        handle, AmqpConnection::kChannel, exchange, ToBytes(key),
+        /*mandatory=*/1,
         /*immediate=*/0, &properties_, ToBytes(message.body)));
   } else {
     amqp_basic_publish_t publish{};
@@ -542,11 +543,11 @@ absl::Status AmqpPublisher::SendNext(size_t* budget) {
     publish.routing_key = ToBytes(key);
     publish.mandatory = 1;
     status = connection_->SendStatus(amqp_send_method(
-        handle, Connection::kChannel, AMQP_BASIC_PUBLISH_METHOD, &publish));
+        handle, AmqpConnection::kChannel, AMQP_BASIC_PUBLISH_METHOD, &publish));
     if (status.ok()) {
       amqp_frame_t frame{};
       frame.frame_type = AMQP_FRAME_HEADER;
-      frame.channel = Connection::kChannel;
+      frame.channel = AmqpConnection::kChannel;
       frame.payload.properties.class_id = AMQP_BASIC_CLASS;
       frame.payload.properties.body_size = message.body.size();
       frame.payload.properties.decoded = &properties_;

@@ -125,7 +125,7 @@ class AmqpPublisher {
   absl::Status health_ ABSL_GUARDED_BY(mu_);
 
   // Owner thread only.
-  std::unique_ptr<Connection> connection_;
+  std::unique_ptr<AmqpConnection> connection_;
   Backoff backoff_;
   std::deque<Item> waiting_;  // to be sent, in order
   std::deque<Item> held_;     // dead letters whose queue is not declared yet

@@ -61,11 +61,11 @@ std::string DeadQueueName(absl::string_view queue) {
   return absl::StrCat("penstock.dead.", queue);
 }
 
-absl::Status DeclareTopology(Connection& connection, const Options& options,
+absl::Status DeclareTopology(AmqpConnection& connection, const Options& options,
                              const std::vector<std::string>& queues) {
   const AmqpOptions& amqp = options.amqp;
   const amqp_connection_state_t handle = connection.handle();
-  constexpr amqp_channel_t kChannel = Connection::kChannel;
+  constexpr amqp_channel_t kChannel = AmqpConnection::kChannel;
   // Everything is bound to the nameless exchange already.
   const bool has_exchange = !amqp.exchange.empty();
   if (has_exchange) {

@@ -27,7 +27,7 @@ std::string DeadQueueName(absl::string_view queue);
 // other types by the binding key, as machinery does). Waits for the answers, so
 // only before confirm.select and basic.consume. UNAVAILABLE names what was
 // refused, with the server's words; the connection is of no use then.
-absl::Status DeclareTopology(Connection& connection, const Options& options,
+absl::Status DeclareTopology(AmqpConnection& connection, const Options& options,
                              const std::vector<std::string>& queues);
 
 }  // namespace penstock
