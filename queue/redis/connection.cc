@@ -30,6 +30,7 @@ namespace {
 
 constexpr int kUserTimeoutMs = 10'000;
 constexpr size_t kReadChunk = 64 * 1024;
+constexpr size_t kWrittenKept = 1024 * 1024;
 
 absl::Duration SteadyNow() {
   return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
@@ -80,8 +81,9 @@ absl::Status ReadLogin(std::string_view login, RedisAddress* address) {
   const auto decoded_user = PercentDecoded(user);
   const auto decoded_password = PercentDecoded(password);
   if (!decoded_user || !decoded_password) {
-    return BadUrl("a % in user or password must be followed by two "
-                  "hexadecimal digits");
+    return BadUrl(
+        "a % in user or password must be followed by two "
+        "hexadecimal digits");
   }
   address->user = *decoded_user;
   address->password = *decoded_password;
@@ -267,7 +269,8 @@ void RedisConnection::Run(std::stop_token stop) {
   FailWaiting(Unavailable("the result backend is being closed"));
 }
 
-// ---- connecting --------------------------------------------------------------
+// ---- connecting
+// --------------------------------------------------------------
 
 absl::Status RedisConnection::Connect(std::stop_token stop) {
   const absl::Duration deadline = SteadyNow() + options_.connect_timeout;
@@ -292,9 +295,9 @@ absl::Status RedisConnection::Connect(std::stop_token stop) {
 absl::Status RedisConnection::ConnectTo(const addrinfo& target,
                                         std::stop_token stop,
                                         absl::Duration deadline) {
-  const int fd = socket(target.ai_family,
-                        SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC,
-                        target.ai_protocol);
+  const int fd =
+      socket(target.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC,
+             target.ai_protocol);
   if (fd < 0) return Unavailable(ErrnoText(errno));
   const int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -343,9 +346,12 @@ void RedisConnection::Greet() {
   }
 }
 
-absl::Status RedisConnection::OnGreeting(const RedisReply& reply) {
-  // One that is loading or full is connected: it answers each command for itself.
-  if (reply.kind == RedisReply::kError && !Passing(reply.text)) {
+absl::Status RedisConnection::OnGreeting(const std::string& word,
+                                         const RedisReply& reply) {
+  // One that is loading or full is connected: it answers each command for
+  // itself.
+  const bool alive = word == "PING" && Passing(reply.text);
+  if (reply.kind == RedisReply::kError && !alive) {
     return Unavailable(absl::StrCat("it refused the connection: ", reply.text));
   }
   if (--greetings_due_ > 0) return absl::OkStatus();
@@ -358,7 +364,8 @@ absl::Status RedisConnection::OnGreeting(const RedisReply& reply) {
   return absl::OkStatus();
 }
 
-// ---- serving -----------------------------------------------------------------
+// ---- serving
+// -----------------------------------------------------------------
 
 absl::Status RedisConnection::Serve(std::stop_token stop) {
   reader_ = redisReaderCreate();
@@ -394,7 +401,7 @@ absl::Status RedisConnection::Serve(std::stop_token stop) {
 void RedisConnection::Enqueue(RedisCommand command, bool greeting) {
   AppendCommand(command.words, &out_);
   // Only a script may have to be sent again.
-  if (command.script == nullptr) command.words.clear();
+  if (command.script == nullptr && !greeting) command.words.clear();
   pending_.push_back({std::move(command), SteadyNow(), greeting});
 }
 
@@ -405,6 +412,10 @@ absl::Status RedisConnection::WriteOut() {
     if (n >= 0) {
       out_written_ += static_cast<size_t>(n);
     } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      // Under a steady load it may never run dry.
+      if (out_written_ >= kWrittenKept) {
+        out_.erase(0, std::exchange(out_written_, 0));
+      }
       return absl::OkStatus();
     } else if (errno != EINTR) {
       return Unavailable(ErrnoText(errno));
@@ -451,7 +462,7 @@ absl::Status RedisConnection::OnReply(RedisReply reply) {
   }
   Pending pending = std::move(pending_.front());
   pending_.pop_front();
-  if (pending.greeting) return OnGreeting(reply);
+  if (pending.greeting) return OnGreeting(pending.command.words[0], reply);
 
   RedisCommand& command = pending.command;
   if (reply.kind != RedisReply::kError) {
@@ -495,7 +506,8 @@ absl::Status RedisConnection::CheckDeadline() {
       "no reply for ", absl::FormatDuration(options_.reply_timeout)));
 }
 
-// ---- losing it ---------------------------------------------------------------
+// ---- losing it
+// ---------------------------------------------------------------
 
 void RedisConnection::Disconnect(const absl::Status& why) {
   if (fd_ >= 0) close(fd_);
@@ -508,11 +520,11 @@ void RedisConnection::Disconnect(const absl::Status& why) {
   greetings_due_ = 0;
   // A callback may send again: that waits in the mailbox.
   std::deque<Pending> lost = std::exchange(pending_, {});
-  const absl::Status status = MakeError(
-      absl::StatusCode::kUnavailable, reason::kBackendUnavailable,
-      absl::StrCat(why.ok() ? "the result backend is being closed"
-                            : why.message(),
-                   "; the operation may have taken place"));
+  const absl::Status status =
+      MakeError(absl::StatusCode::kUnavailable, reason::kBackendUnavailable,
+                absl::StrCat(why.ok() ? "the result backend is being closed"
+                                      : why.message(),
+                             "; the operation may have taken place"));
   for (Pending& pending : lost) Complete(pending.command, status);
 }
 

@@ -54,13 +54,14 @@ struct RedisReply {
 };
 
 // `done` gets the reply, which is not an error on its top level, or
-//   UNAVAILABLE (BACKEND_UNAVAILABLE)  the server was not reached, was lost (the
+//   UNAVAILABLE (BACKEND_UNAVAILABLE)  the server was not reached, was lost
+//   (the
 //                  command may have taken place), or cannot serve at present
 //   INTERNAL       the server refused the command
 struct RedisCommand {
   std::vector<std::string> words;
-  // Words are EVALSHA and its arguments: sent again, whole, when the server does
-  // not know the script.
+  // Words are EVALSHA and its arguments: sent again, whole, when the server
+  // does not know the script.
   const RedisScript* script = nullptr;
   Callback<RedisReply> done;
 };
@@ -119,7 +120,7 @@ class RedisConnection {
   absl::Status WriteOut();
   absl::Status ReadIn();
   absl::Status OnReply(RedisReply reply);
-  absl::Status OnGreeting(const RedisReply& reply);
+  absl::Status OnGreeting(const std::string& word, const RedisReply& reply);
   absl::Duration NextDeadline() const;
   absl::Status CheckDeadline();
 

@@ -3,9 +3,9 @@
 //
 //   <task id>                         its state, JSON
 //   <group id>                        machinery's GroupMeta, JSON
-//   penstock:mark:{<id>}              a FAILURE that a Go writer cannot undo, JSON
-//   penstock:submit:{<id>}            whose PENDING it is: payload hash, nonce
-//   penstock:group:{<id>}             the record of a group, hash
+//   penstock:mark:{<id>}              a FAILURE that a Go writer cannot undo,
+//   JSON penstock:submit:{<id>}            whose PENDING it is: payload hash,
+//   nonce penstock:group:{<id>}             the record of a group, hash
 //   penstock:chain:{<id>}             the record of a chain, hash
 //   penstock:open                     open groups and chains by next visit;
 //   {penstock:open}:since             when each was opened, and by whom

@@ -1,5 +1,5 @@
-// Waits in a test for what a callback gets: event-driven, with a bound that only
-// a hang reaches.
+// Waits in a test for what a callback gets: event-driven, with a bound that
+// only a hang reaches.
 
 #ifndef PENSTOCK_TESTS_CONFORMANCE_AWAIT_H_
 #define PENSTOCK_TESTS_CONFORMANCE_AWAIT_H_
