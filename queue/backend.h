@@ -234,7 +234,10 @@ class Backend {
   // next at `next_visit`.
   virtual void LeaseOpen(absl::Time now, absl::Time next_visit, int limit,
                          Callback<std::vector<OpenEntry>> done) = 0;
-  virtual void CloseOpen(OpenEntry entry, Done done) = 0;
+
+  // Takes an entry out of the open set; its record (and machinery's) lives for
+  // `ttl` more. One that was opened anew meanwhile stays.
+  virtual void CloseOpen(OpenEntry entry, absl::Duration ttl, Done done) = 0;
 
   // Lays a task to be published when due; replaces an earlier one of its id.
   virtual void Lay(DelayedTask task, Done done) = 0;

@@ -300,7 +300,7 @@ void Sweeper::MarkThenEnd(VisitPtr visit, RecordMark mark) {
 }
 
 void Sweeper::Close(VisitPtr visit) {
-  scope_->backend->CloseOpen(visit->entry,
+  scope_->backend->CloseOpen(visit->entry, scope_->options.results_expire_in,
                              scope_->GuardDone([visit](absl::Status status) {
                                std::move(visit->done)(std::move(status));
                              }));

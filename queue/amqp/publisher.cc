@@ -60,7 +60,7 @@ absl::Status Unroutable(bool to_queue, absl::string_view key) {
   return QueueNotFound(
       to_queue
           ? absl::StrCat("there is no queue \"", key, "\"")
-          : absl::StrCat("no queue is bound to routing key \"", key, "\""));
+          : absl::StrCat("no queue takes the routing key \"", key, "\""));
 }
 
 // The AMQP value of a header's JSON text, which `texts` may have to hold; false

@@ -315,10 +315,18 @@ class MemoryBackend : public Backend {
     Complete(std::move(done), std::move(entries));
   }
 
-  void CloseOpen(OpenEntry entry, Done done) override {
+  void CloseOpen(OpenEntry entry, absl::Duration ttl, Done done) override {
     {
       absl::MutexLock lock(&mu_);
-      open_.erase(RecordKey(entry.kind, entry.id));
+      const std::string key = RecordKey(entry.kind, entry.id);
+      auto open = open_.find(key);
+      if (open != open_.end() && open->second.entry == entry) {
+        open_.erase(open);
+        records_.Extend(key, Now() + ttl);
+        if (entry.kind == WorkflowRecord::kGroup) {
+          metas_.Extend(entry.id, Now() + ttl);
+        }
+      }
     }
     CompleteDone(std::move(done));
   }

@@ -579,10 +579,18 @@ class RedisBackend : public Backend {
         Reading(std::move(done), ReadOpen));
   }
 
-  void CloseOpen(OpenEntry entry, Done done) override {
-    Run(Scripts().close_open, OpenKeys(),
-        {OpenMember(entry.kind, entry.id), Millis(entry.open_time), ""},
-        Ignoring(std::move(done)));
+  void CloseOpen(OpenEntry entry, absl::Duration ttl, Done done) override {
+    Words keys = RecordKeys(entry.kind, entry.id);
+    Words close = {OpenMember(entry.kind, entry.id), Millis(entry.open_time),
+                   ""};
+    Run(Scripts().close_open, OpenKeys(), std::move(close),
+        [this, keys = std::move(keys), ttl,
+         done = std::move(done)](absl::StatusOr<RedisReply> reply) mutable {
+          if (!reply.ok()) return std::move(done)(reply.status());
+          if (reply->integer == 0) return std::move(done)(absl::OkStatus());
+          Run(Scripts().expire, std::move(keys), {Seconds(ttl)},
+              Ignoring(std::move(done)));
+        });
   }
 
   void Lay(DelayedTask task, Done done) override {

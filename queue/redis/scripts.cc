@@ -309,6 +309,12 @@ redis.call('HDEL', KEYS[2], ARGV[1])
 return 1
 )lua";
 
+// ARGV: ttl. What has ended lives as long as its results do.
+constexpr std::string_view kExpire = R"lua(
+for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[1]) end
+return 1
+)lua";
+
 // KEYS: also machinery's one lock for all chords, TriggerChordMutex. It is in
 // another slot than the group, so this script needs one Redis, not a cluster.
 // ARGV: token, now, ttl.
@@ -428,6 +434,7 @@ const RedisScripts& Scripts() {
       .mark_record = MakeScript(kRecord, kMarkRecord),
       .remove_record = MakeScript("", kRemoveRecord),
       .close_open = MakeScript("", kCloseOpen),
+      .expire = MakeScript("", kExpire),
       .claim_chord = MakeScript(kRecord, kClaimChord),
       .lease_open = MakeScript("", kLeaseOpen),
       .lay = MakeScript("", kLay),

@@ -30,6 +30,7 @@ struct RedisScripts {
   RedisScript mark_record;
   RedisScript remove_record;
   RedisScript close_open;
+  RedisScript expire;
   RedisScript claim_chord;
   RedisScript lease_open;
   RedisScript lay;

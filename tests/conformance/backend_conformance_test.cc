@@ -935,14 +935,14 @@ TEST_P(BackendTest, OpenEntriesAreVisitedWhenDue) {
               ElementsAre(chain_entry, group_entry));
   for (const OpenEntry& entry : {group_entry, group_entry}) {
     EXPECT_TRUE(AwaitDone([&](auto done) {
-                  backend_->CloseOpen(entry, std::move(done));
+                  backend_->CloseOpen(entry, kFinalTtl, std::move(done));
                 }).ok());
   }
   EXPECT_THAT(LeaseOpen(Ms(6'000), Ms(7'000)), ElementsAre(chain_entry));
   // Its record stays.
   EXPECT_EQ(GetRecord(WorkflowRecord::kGroup, group.id), group);
   EXPECT_TRUE(AwaitDone([&](auto done) {
-                backend_->CloseOpen(chain_entry, std::move(done));
+                backend_->CloseOpen(chain_entry, kFinalTtl, std::move(done));
               }).ok());
 }
 

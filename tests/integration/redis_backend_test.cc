@@ -584,9 +584,25 @@ TEST_F(RedisBackendTest, AnEntryThatWasOpenedAnewIsNotClosedByAnOldVisit) {
   ASSERT_TRUE(AwaitDone([&](auto done) {
                 backend_->CloseOpen({WorkflowRecord::kGroup, "g",
                                      Group("g").create_time},
-                                    std::move(done));
+                                    absl::Minutes(1), std::move(done));
               }).ok());
   EXPECT_EQ(Cli({"ZRANGE", "penstock:open", "0", "-1"}), "g:g");
+  EXPECT_GT(std::stoi(Cli({"TTL", "penstock:group:{g}"})), 60);
+}
+
+TEST_F(RedisBackendTest, AClosedRecordLivesAsLongAsItsResults) {
+  ASSERT_TRUE(CreateRecord(Group("g")).ok());
+  ASSERT_TRUE(AwaitDone([&](auto done) {
+                backend_->CloseOpen({WorkflowRecord::kGroup, "g",
+                                     Group("g").create_time},
+                                    absl::Minutes(1), std::move(done));
+              }).ok());
+  EXPECT_EQ(Cli({"ZRANGE", "penstock:open", "0", "-1"}), "");
+  for (const char* key : {"penstock:group:{g}", "g"}) {
+    const int ttl = std::stoi(Cli({"TTL", key}));
+    EXPECT_GT(ttl, 0) << key;
+    EXPECT_LE(ttl, 60) << key;
+  }
 }
 
 // ---- a server that comes and goes ---------------------------------------------------

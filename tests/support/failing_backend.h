@@ -59,7 +59,8 @@ class FailingBackend : public Backend {
       auto found = calls_.find(operation);
       return found != calls_.end() && found->second >= count;
     };
-    absl::MutexLock lock(&mu_, absl::Condition(&reached));
+    absl::MutexLock lock(&mu_);
+    mu_.Await(absl::Condition(&reached));
   }
 
   // How many states were read.
@@ -172,9 +173,9 @@ class FailingBackend : public Backend {
       real_->LeaseOpen(now, next_visit, limit, std::move(callback));
     });
   }
-  void CloseOpen(OpenEntry entry, Done done) override {
+  void CloseOpen(OpenEntry entry, absl::Duration ttl, Done done) override {
     Pass("CloseOpen", std::move(done), [&](auto callback) {
-      real_->CloseOpen(std::move(entry), std::move(callback));
+      real_->CloseOpen(std::move(entry), ttl, std::move(callback));
     });
   }
   void Lay(DelayedTask task, Done done) override {
