@@ -2,6 +2,8 @@
 
 #include "tests/faults/cluster.h"
 
+#include <signal.h>
+
 #include <cstdlib>
 #include <fstream>
 #include <set>
@@ -252,15 +254,26 @@ absl::Status Cluster::AwaitEmptyQueues(absl::Duration limit) {
   return absl::DeadlineExceededError("messages are left: " + busy);
 }
 
-absl::StatusOr<std::string> Cluster::ImmortalKeys() {
-  return redis_.Command(
-      {"EVAL",
-       "local kept = {} "
-       "for _, key in ipairs(redis.call('KEYS', '*')) do "
-       "  if redis.call('TTL', key) == -1 then kept[#kept + 1] = key end "
-       "end "
-       "return table.concat(kept, ' ', 1, math.min(#kept, 20))",
-       "0"});
+absl::Status Cluster::AwaitNoImmortalKeys(absl::Duration limit) {
+  const absl::Time deadline = absl::Now() + limit;
+  std::string kept;
+  do {
+    const absl::StatusOr<std::string> found = redis_.Command(
+        {"EVAL",
+         "local kept = {} "
+         "for _, key in ipairs(redis.call('KEYS', '*')) do "
+         "  if redis.call('TTL', key) == -1 then kept[#kept + 1] = key end "
+         "end "
+         "return table.concat(kept, ' ', 1, math.min(#kept, 20))",
+         "0"});
+    if (!found.ok()) return found.status();
+    if (*found == "\n") return absl::OkStatus();
+    kept = *found;
+    if (gateway_->Wait(absl::Milliseconds(200)).ok()) {
+      return absl::UnavailableError("the gateway has ended");
+    }
+  } while (absl::Now() < deadline);
+  return absl::DeadlineExceededError("these would stay for ever: " + kept);
 }
 
 std::string Cluster::Logs() const {
