@@ -126,18 +126,21 @@ v1::Value Float(double value, const std::string& type = "") {
 v1::Value Ints(std::vector<int64_t> values, const std::string& type = "") {
   v1::Value out;
   for (int64_t value : values) out.mutable_ints()->add_values(value);
+  out.mutable_ints();  // set, even when empty
   out.set_type(type);
   return out;
 }
 v1::Value Uints(std::vector<uint64_t> values, const std::string& type = "") {
   v1::Value out;
   for (uint64_t value : values) out.mutable_uints()->add_values(value);
+  out.mutable_uints();  // set, even when empty
   out.set_type(type);
   return out;
 }
 v1::Value Floats(std::vector<double> values, const std::string& type = "") {
   v1::Value out;
   for (double value : values) out.mutable_floats()->add_values(value);
+  out.mutable_floats();  // set, even when empty
   out.set_type(type);
   return out;
 }

@@ -296,6 +296,23 @@ TEST_F(GatewayTest, ChordGivesAllResultsToItsCallback) {
   EXPECT_EQ(group.tasks_size(), 0);
 }
 
+TEST_F(GatewayTest, GroupWaitLastsUntilTheCallbackHasEnded) {
+  StartServer();
+  std::vector<v1::Task> members;
+  for (int i = 0; i < 50; ++i) members.push_back(MakeTask("add", {i}));
+  const auto chord = SendChord(members, MakeTask("add"));
+  v1::GetGroupStateRequest request;
+  request.set_group_id(chord.group_id());
+  request.mutable_wait()->set_nanos(1'000'000);
+  EXPECT_FALSE(GetGroup(request).group().done());
+  request.mutable_wait()->set_seconds(30);
+  StartWorker();
+  const v1::GroupState group = GetGroup(request).group();
+  EXPECT_TRUE(group.done());
+  EXPECT_EQ(group.callback().status(), v1::TASK_STATUS_SUCCESS);
+  EXPECT_EQ(group.callback().results(0).int_value(), 50 * 49 / 2);
+}
+
 TEST_F(GatewayTest, GroupIsReadPageByPage) {
   StartBoth();
   v1::SendGroupRequest request;
@@ -412,8 +429,9 @@ TEST_F(GatewayTest, BadFieldsAreNamed) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(ReasonIn(status), "INVALID_FIELD");
   std::vector<std::string> paths;
-  for (const auto& each :
-       Find<google::rpc::BadRequest>(status)->field_violations()) {
+  const auto bad = Find<google::rpc::BadRequest>(status);
+  ASSERT_TRUE(bad.has_value());
+  for (const auto& each : bad->field_violations()) {
     paths.push_back(each.field());
   }
   EXPECT_THAT(paths, ElementsAre("task.name", "task.args[0].int_value"));
@@ -558,6 +576,27 @@ TEST_F(GatewayTest, WatchOfFinishedTasksEndsAtOnce) {
   EXPECT_EQ(news.state().results(0).int_value(), 2);
   EXPECT_FALSE(stream->Read(&news));
   EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(GatewayTest, WatchGoesOnAfterTheEndWhenAskedTo) {
+  StartServer({.keepalive = absl::Milliseconds(30)});
+  StartWorker();
+  const std::string id = MustSend(MakeTask("add", {1, 1}));
+  AwaitInt(id);
+  v1::WatchStateRequest request;
+  request.add_task_ids(id);
+  request.set_until_terminal(false);
+  auto context = Context();
+  auto stream = stub_->WatchState(context.get(), request);
+  v1::WatchStateResponse news;
+  ASSERT_TRUE(stream->Read(&news));
+  EXPECT_EQ(news.state().status(), v1::TASK_STATUS_SUCCESS);
+  ASSERT_TRUE(stream->Read(&news));
+  EXPECT_TRUE(news.has_keepalive());
+  context->TryCancel();
+  while (stream->Read(&news)) {
+  }
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
 }
 
 TEST_F(GatewayTest, WatchOfAnUnknownIdIsNotFound) {
