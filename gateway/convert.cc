@@ -765,6 +765,8 @@ absl::StatusOr<GroupStateCall> ReadGetGroupState(
                       .include_tasks = request.include_tasks(),
                       .page_size = kDefaultPage};
   if (request.group_id().empty()) findings.Add("group_id", "is required");
+  call.wait = std::min(kMaxWait, ReadDuration(request.wait(), "wait", findings)
+                                     .value_or(absl::ZeroDuration()));
   if (request.page_size() < 0) {
     findings.Add("page_size", "must not be negative");
   } else if (request.page_size() > 0) {

@@ -50,6 +50,7 @@ struct StateCall {
 };
 struct GroupStateCall {
   std::string group_id;
+  absl::Duration wait;  // not over 60 s
   bool include_tasks = false;
   size_t page_size = 0;
   size_t page_start = 0;  // index of the page's first member

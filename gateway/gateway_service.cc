@@ -29,6 +29,8 @@ constexpr int64_t kCallBytes = 16 << 10;  // of a call that waits, in gRPC
 // A wait ends so long before the caller's deadline, to be answered in time.
 constexpr absl::Duration kAnswerTime = absl::Milliseconds(200);
 constexpr size_t kChunk = 1000;  // of a group's states, read at once
+// How often a stream looks whether it must send a keepalive, or end.
+constexpr absl::Duration kLook = absl::Seconds(1);
 // A page ends here, below what gRPC clients accept by default (4 MiB).
 constexpr size_t kMaxPageBytes = 3 << 20;
 
@@ -108,6 +110,14 @@ struct GatewayService::Core {
     return environment->Now() + (absl::FromChrono(deadline) - absl::Now());
   }
 
+  // When a wait ends: early enough to answer before the caller's deadline.
+  absl::Time EndOfWait(const grpc::CallbackServerContext& context,
+                       absl::Duration wait) const {
+    const absl::Time now = environment->Now();
+    if (draining) return now;
+    return std::min(now + wait, DeadlineOf(context) - kAnswerTime);
+  }
+
   Submission MakeSubmission(const grpc::CallbackServerContext& context,
                             std::string payload_hash) const {
     return {.payload_hash = std::move(payload_hash),
@@ -139,13 +149,27 @@ void SetIds(const std::vector<std::string>& ids,
 // ---- GetGroupState --------------------------------------------------------
 
 // Reads one group: its record, its members' states chunk by chunk, its
-// callback's. One callback at a time, so it needs no lock.
+// callback's; before that it may wait for them to end. One callback at a time,
+// so it needs no lock.
 class GroupReading : public std::enable_shared_from_this<GroupReading> {
  public:
-  GroupReading(Backend* backend, GroupStateCall asked, Permit permit,
+  // What it works with; `core` keeps waiters and draining.
+  struct World {
+    Backend* backend;
+    Environment* environment;
+    Waiters* waiters;
+    const std::atomic<bool>* draining;
+    std::shared_ptr<void> core;
+  };
+
+  GroupReading(World world, Waiters::Ticket ticket, absl::Time until,
+               GroupStateCall asked, Permit permit,
                std::shared_ptr<UnaryCall> call,
                v1::GetGroupStateResponse* response)
-      : backend_(backend),
+      : world_(std::move(world)),
+        backend_(world_.backend),
+        ticket_(ticket),
+        until_(until),
         asked_(std::move(asked)),
         permit_(std::move(permit)),
         call_(std::move(call)),
@@ -175,7 +199,7 @@ class GroupReading : public std::enable_shared_from_this<GroupReading> {
           self->answer_.mutable_group()->set_chord_triggered(
               (*meta)->chord_triggered);
           self->ids_ = std::move((*meta)->task_ids);
-          self->ReadNext();
+          self->AwaitEnd(0, 1);
         });
   }
 
@@ -186,7 +210,48 @@ class GroupReading : public std::enable_shared_from_this<GroupReading> {
       absl::StatusOr<Task> callback = DecodeTask(record.callback);
       if (callback.ok()) callback_id_ = callback->id;
     }
-    ReadNext();
+    AwaitEnd(0, 1);
+  }
+
+  // Waits until all that ends with the group is final, or the wait is over: moves
+  // on over final states, `count` at a time and then twice as many, and waits for
+  // the first that is not. So each is read a bounded number of times.
+  void AwaitEnd(size_t from, size_t count) {
+    const size_t end = ids_.size() + (callback_id_.empty() ? 0 : 1);
+    if (from == end || world_.environment->Now() >= until_ ||
+        world_.draining->load()) {
+      return ReadNext();
+    }
+    count = std::min({count, kChunk, end - from});
+    std::vector<std::string> chunk;
+    for (size_t i = from; i < from + count; ++i) {
+      chunk.push_back(i < ids_.size() ? ids_[i] : callback_id_);
+    }
+    std::vector<std::string> asked = chunk;
+    backend_->GetStates(
+        std::move(asked), [self = shared_from_this(), from, count,
+                           chunk = std::move(chunk)](
+                              absl::StatusOr<States> states) mutable {
+          if (!states.ok()) return self->call_->Fail(states.status());
+          for (size_t i = 0; i < chunk.size(); ++i) {
+            State& state = (*states)[i];
+            if (!state.has_value()) return self->ReadNext();  // lost
+            if (IsFinal(state->status)) continue;
+            return self->AwaitOne(from + i, std::move(chunk[i]),
+                                  std::move(state));
+          }
+          self->AwaitEnd(from + count, count * 2);
+        });
+  }
+
+  void AwaitOne(size_t index, std::string id, State state) {
+    world_.waiters->Wait(
+        ticket_, std::move(id), Waiters::Until::kFinal, std::move(state),
+        until_, [self = shared_from_this(), index](absl::StatusOr<State>) {
+          self->AwaitEnd(index, 1);
+        });
+    // The call may have ended before that wait could be forgotten.
+    if (call_->ended()) world_.waiters->Forget(ticket_);
   }
 
   void ReadNext() {
@@ -260,7 +325,10 @@ class GroupReading : public std::enable_shared_from_this<GroupReading> {
     call_->Reply([this] { response_->Swap(&answer_); });
   }
 
+  const World world_;
   Backend* const backend_;
+  const Waiters::Ticket ticket_;
+  const absl::Time until_;  // the end of the wait
   const GroupStateCall asked_;
   const Permit permit_;
   const std::shared_ptr<UnaryCall> call_;
@@ -284,8 +352,8 @@ class Watch : public std::enable_shared_from_this<Watch> {
  public:
   Watch(Backend* backend, Environment* environment, Waiters* waiters,
         const std::atomic<bool>* draining, absl::Duration keepalive,
-        std::shared_ptr<void> core, std::vector<std::string> ids, Permit permit,
-        std::shared_ptr<WatchCall> call)
+        std::shared_ptr<void> core, std::vector<std::string> ids,
+        bool until_terminal, Permit permit, std::shared_ptr<WatchCall> call)
       : backend_(backend),
         environment_(environment),
         waiters_(waiters),
@@ -293,6 +361,7 @@ class Watch : public std::enable_shared_from_this<Watch> {
         keepalive_(keepalive),
         core_(std::move(core)),
         ids_(std::move(ids)),
+        until_terminal_(until_terminal),
         ticket_(waiters->NewTicket()),
         permit_(std::move(permit)),
         call_(std::move(call)),
@@ -321,7 +390,7 @@ class Watch : public std::enable_shared_from_this<Watch> {
       }
     }
     for (size_t i = 0; i < ids_.size(); ++i) TakeState(i, *(*states)[i]);
-    ArmKeepalive(keepalive_);
+    ArmKeepalive(std::min(keepalive_, kLook));
   }
 
   void TakeState(size_t index, TaskState state) {
@@ -335,7 +404,7 @@ class Watch : public std::enable_shared_from_this<Watch> {
       unsent_[index] = std::move(state);
       if (is_final) all_final = --open_ == 0;
     }
-    if (all_final) return call_->End(grpc::Status::OK);
+    if (all_final && until_terminal_) return call_->End(grpc::Status::OK);
     call_->Pump();
     if (!is_final) WaitOn(index, std::move(known));
   }
@@ -390,6 +459,8 @@ class Watch : public std::enable_shared_from_this<Watch> {
 
   void CheckKeepalive() {
     if (call_->ended()) return;
+    // A stream whose tasks are all final has no wait that the drain would end.
+    if (draining_->load()) return call_->End(StatusOf(Draining()));
     absl::Duration silent;
     {
       absl::MutexLock lock(&mu_);
@@ -399,7 +470,7 @@ class Watch : public std::enable_shared_from_this<Watch> {
         silent = absl::ZeroDuration();
       }
     }
-    ArmKeepalive(keepalive_ - silent);
+    ArmKeepalive(std::min(keepalive_ - silent, kLook));
     call_->Pump();
   }
 
@@ -410,6 +481,7 @@ class Watch : public std::enable_shared_from_this<Watch> {
   const absl::Duration keepalive_;
   const std::shared_ptr<void> core_;  // keeps waiters_ and draining_
   const std::vector<std::string> ids_;
+  const bool until_terminal_;
   const Waiters::Ticket ticket_;
   const Permit permit_;
   const std::shared_ptr<WatchCall> call_;
@@ -560,13 +632,8 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
     absl::StatusOr<StateCall> asked = ReadGetState(*request);
     if (!asked.ok()) return Refuse(call, asked.status());
 
-    const absl::Time now = core_->environment->Now();
-    absl::Time until = now;
-    if (!core_->draining) {
-      until = std::min(now + asked->wait,
-                       core_->DeadlineOf(*context) - kAnswerTime);
-    }
-    const bool waits = until > now;
+    const absl::Time until = core_->EndOfWait(*context, asked->wait);
+    const bool waits = until > core_->environment->Now();
     absl::StatusOr<Permit> permit =
         (waits ? core_->waits : core_->reads).Acquire({.tasks = 1});
     if (!permit.ok()) return Refuse(call, permit.status());
@@ -628,15 +695,28 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
   }
 
   grpc::ServerUnaryReactor* GetGroupState(
-      grpc::CallbackServerContext*, const v1::GetGroupStateRequest* request,
+      grpc::CallbackServerContext* context,
+      const v1::GetGroupStateRequest* request,
       v1::GetGroupStateResponse* response) override {
-    auto call = UnaryCall::Make();
+    const Waiters::Ticket ticket = core_->waiters.NewTicket();
+    auto call = UnaryCall::Make(
+        [core = core_, ticket] { core->waiters.Forget(ticket); });
     absl::StatusOr<GroupStateCall> asked = ReadGetGroupState(*request);
     if (!asked.ok()) return Refuse(call, asked.status());
-    absl::StatusOr<Permit> permit = core_->reads.Acquire({.tasks = kChunk});
+    const absl::Time until = core_->EndOfWait(*context, asked->wait);
+    absl::StatusOr<Permit> permit =
+        until > core_->environment->Now()
+            ? core_->waits.Acquire({.tasks = 1})
+            : core_->reads.Acquire({.tasks = kChunk});
     if (!permit.ok()) return Refuse(call, permit.status());
-    std::make_shared<GroupReading>(core_->backend, *std::move(asked),
-                                   *std::move(permit), call, response)
+    GroupReading::World world{.backend = core_->backend,
+                              .environment = core_->environment,
+                              .waiters = &core_->waiters,
+                              .draining = &core_->draining,
+                              .core = core_};
+    std::make_shared<GroupReading>(std::move(world), ticket, until,
+                                   *std::move(asked), *std::move(permit), call,
+                                   response)
         ->Start();
     return call.get();
   }
@@ -659,7 +739,10 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
     }
     std::make_shared<Watch>(core_->backend, core_->environment, &core_->waiters,
                             &core_->draining, core_->options.keepalive, core_,
-                            *std::move(ids), *std::move(permit), call)
+                            *std::move(ids),
+                            !request->has_until_terminal() ||
+                                request->until_terminal(),
+                            *std::move(permit), call)
         ->Start();
     return call.get();
   }

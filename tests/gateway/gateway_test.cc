@@ -798,6 +798,23 @@ TEST_F(GatewayTest, DrainEndsWaitsAndWatchesAndRefusesSends) {
   EXPECT_EQ(Peek(id).status(), v1::TASK_STATUS_PENDING);  // reads go on
 }
 
+TEST_F(GatewayTest, DrainEndsWatchesOfFinishedTasksToo) {
+  StartBoth();
+  const std::string id = MustSend(MakeTask("add", {1, 1}));
+  AwaitInt(id);
+  v1::WatchStateRequest request;
+  request.add_task_ids(id);
+  request.set_until_terminal(false);
+  auto context = Context();
+  auto stream = stub_->WatchState(context.get(), request);
+  v1::WatchStateResponse news;
+  ASSERT_TRUE(stream->Read(&news));
+  server_->BeginDrain();
+  while (stream->Read(&news)) {
+  }
+  EXPECT_EQ(ReasonIn(stream->Finish()), "DRAINING");
+}
+
 TEST_F(GatewayTest, DrainLetsSendsEnd) {
   StartServer();
   broker_.Hold();
