@@ -5,8 +5,6 @@
 #include <signal.h>
 
 #include <cstdlib>
-#include <fstream>
-#include <set>
 #include <sstream>
 #include <utility>
 

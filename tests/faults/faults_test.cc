@@ -11,14 +11,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "tests/faults/cluster.h"
 #include "tests/faults/traffic.h"
 
 namespace penstock::testing {
 namespace {
 
-using ::testing::AnyOf;
 using ::testing::Le;
 
 constexpr int64_t kMemoryLimit = 128 << 20;

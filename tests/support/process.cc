@@ -26,10 +26,8 @@ extern "C" {  // glibc 2.36 forgot it
 #include <sstream>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 
 extern char** environ;
@@ -163,22 +161,14 @@ void Process::Kill() {
   Wait(absl::Seconds(30)).IgnoreError();
 }
 
-absl::StatusOr<int64_t> Process::StatusBytes(const std::string& key) const {
+absl::StatusOr<int64_t> Process::PeakResidentBytes() const {
   std::ifstream file(absl::StrCat("/proc/", pid_, "/status"));
   std::string word;
   int64_t kilobytes = 0;
   while (file >> word) {
-    if (word == key && file >> kilobytes) return kilobytes * 1024;
+    if (word == "VmHWM:" && file >> kilobytes) return kilobytes * 1024;
   }
-  return absl::NotFoundError(absl::StrCat("no ", key, " of process ", pid_));
-}
-
-absl::StatusOr<int64_t> Process::ResidentBytes() const {
-  return StatusBytes("VmRSS:");
-}
-
-absl::StatusOr<int64_t> Process::PeakResidentBytes() const {
-  return StatusBytes("VmHWM:");
+  return absl::NotFoundError(absl::StrCat("no memory of process ", pid_));
 }
 
 absl::StatusOr<std::string> RunCommand(ProcessOptions options,

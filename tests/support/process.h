@@ -52,13 +52,11 @@ class Process {
   // SIGKILL, and reaps it. No error when it had ended before.
   void Kill();
 
-  // Resident memory now and at its highest.
-  absl::StatusOr<int64_t> ResidentBytes() const;
+  // Resident memory at its highest.
   absl::StatusOr<int64_t> PeakResidentBytes() const;
 
  private:
   Process(pid_t pid, int pidfd) : pid_(pid), pidfd_(pidfd) {}
-  absl::StatusOr<int64_t> StatusBytes(const std::string& key) const;
 
   const pid_t pid_;
   const int pidfd_;
