@@ -730,6 +730,7 @@ TEST(ReadTest, PageTokensBelongToTheirGroup) {
   request.set_page_token(PageToken("g", 40));
   EXPECT_EQ(ReadGetGroupState(request)->page_start, 40u);
   EXPECT_EQ(ReadGetGroupState(request)->page_size, 100u);
+  EXPECT_EQ(ReadGetGroupState(request)->wait, absl::ZeroDuration());
   request.set_page_size(5000);
   EXPECT_EQ(ReadGetGroupState(request)->page_size, 1000u);
   request.set_page_size(-1);
