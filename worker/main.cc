@@ -10,11 +10,10 @@
 #include <vector>
 
 #include "absl/flags/flag.h"
-#include "absl/flags/parse.h"
-#include "absl/flags/usage.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "penstock/worker.h"
+#include "queue/command_line.h"
 #include "queue/config.h"
 #include "queue/telemetry/log.h"
 #include "worker/example_tasks.h"
@@ -44,6 +43,10 @@ namespace {
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
 
+constexpr const char* kFlags[] = {
+    "config",      "broker",   "result_backend", "default_queue",  "queues",
+    "concurrency", "prefetch", "consumer_tag",   "drain_deadline", "log_level"};
+
 int Usage(const std::string& text) {
   std::fprintf(stderr, "penstock-worker: %s\n", text.c_str());
   return kExitUsage;
@@ -55,17 +58,6 @@ std::optional<std::string> Getenv(const std::string& name) {
   return value;
 }
 
-// The flags that stand above file and environment: those that were given.
-std::map<std::string, std::string> GivenFlags() {
-  std::map<std::string, std::string> given = {
-      {"broker", absl::GetFlag(FLAGS_broker)},
-      {"result_backend", absl::GetFlag(FLAGS_result_backend)},
-      {"default_queue", absl::GetFlag(FLAGS_default_queue)},
-  };
-  std::erase_if(given, [](const auto& flag) { return flag.second.empty(); });
-  return given;
-}
-
 std::optional<LogLevel> ParseLogLevel(const std::string& name) {
   if (name == "debug") return LogLevel::kDebug;
   if (name == "info") return LogLevel::kInfo;
@@ -74,25 +66,42 @@ std::optional<LogLevel> ParseLogLevel(const std::string& name) {
   return std::nullopt;
 }
 
-int Main() {
+// LoadConfig knows the rest of the settings.
+std::map<std::string, std::string> ForConfig(
+    std::map<std::string, std::string> given) {
+  std::erase_if(given, [](const auto& flag) {
+    return flag.first != "broker" && flag.first != "result_backend" &&
+           flag.first != "default_queue" && flag.first != "concurrency";
+  });
+  return given;
+}
+
+int Main(int argc, char** argv) {
+  if (AsksForHelp(argc, argv)) {
+    PrintHelp("usage: penstock-worker [--FLAG=VALUE]...", kFlags);
+    return EXIT_SUCCESS;
+  }
+  auto given = ParseFlags(argc, argv, kFlags);
+  if (!given.ok()) return Usage(std::string(given.status().message()));
+
   const std::optional<LogLevel> level =
       ParseLogLevel(absl::GetFlag(FLAGS_log_level));
   if (!level.has_value()) {
-    return Usage("--log_level is debug, info, warning or error");
+    return Usage("--log_level must be debug, info, warning or error");
   }
   SetLogLevel(*level);
-  if (absl::GetFlag(FLAGS_concurrency) < 0) {
-    return Usage("--concurrency is 0 or more");
+  if (absl::GetFlag(FLAGS_drain_deadline) < absl::ZeroDuration()) {
+    return Usage("--drain_deadline must not be negative");
   }
   if (const int prefetch = absl::GetFlag(FLAGS_prefetch);
       prefetch < 0 || prefetch > 65535) {
-    return Usage("--prefetch is between 0 and 65535");
+    return Usage("--prefetch must be between 0 and 65535");
   }
 
   absl::StatusOr<LoadedConfig> config =
       LoadConfig({.file = absl::GetFlag(FLAGS_config),
                   .environment = Getenv,
-                  .flags = GivenFlags()});
+                  .flags = ForConfig(*std::move(given))});
   if (!config.ok()) return Usage(std::string(config.status().message()));
   for (const std::string& warning : config->warnings) {
     Log(LogLevel::kWarning, warning);
@@ -104,7 +113,6 @@ int Main() {
 
   Worker worker({
       .config = options,
-      .concurrency = absl::GetFlag(FLAGS_concurrency),
       .prefetch = absl::GetFlag(FLAGS_prefetch),
       .queues = absl::GetFlag(FLAGS_queues),
       .consumer_tag = absl::GetFlag(FLAGS_consumer_tag),
@@ -123,13 +131,4 @@ int Main() {
 }  // namespace
 }  // namespace penstock
 
-int main(int argc, char** argv) {
-  absl::SetProgramUsageMessage(
-      "Takes tasks from RabbitMQ and runs them: the example tasks of "
-      "machinery.");
-  const std::vector<char*> rest = absl::ParseCommandLine(argc, argv);
-  if (rest.size() > 1) {
-    return penstock::Usage(std::string("unexpected argument: ") + rest[1]);
-  }
-  return penstock::Main();
-}
+int main(int argc, char** argv) { return penstock::Main(argc, argv); }

@@ -123,14 +123,14 @@ void Runtime::OnDelivery(Delivery delivery) {
 Done Runtime::AckAfter(DeliveryTag tag) {
   {
     absl::MutexLock lock(&mu_);
-    ++set_aside_;
+    ++in_hand_;
   }
   return [self = shared_from_this(), tag](absl::Status status) {
     if (status.ok()) {
       self->Outside([&] { self->consumer_->Ack(tag); });
     }
     absl::MutexLock lock(&self->mu_);
-    --self->set_aside_;
+    --self->in_hand_;
   };
 }
 
@@ -274,6 +274,7 @@ void Runtime::EndRun(Run* run, End end) {
     ended = std::move(found->second);
     runs_.erase(found);
     if (!ended->finish_sent) --begun_;
+    ++in_hand_;  // a drain waits for the acks below
   }
   std::vector<Taken> again;
   if (end == End::kAckFirst || end == End::kGiveBack) {
@@ -293,6 +294,8 @@ void Runtime::EndRun(Run* run, End end) {
     }
   });
   if (end != End::kForget) Take(std::move(again));
+  absl::MutexLock lock(&mu_);
+  --in_hand_;
 }
 
 // ---- while the backend is away
@@ -394,11 +397,10 @@ absl::Status Runtime::Drain(absl::Duration deadline) {
   for (Run* run : ready_.Take()) EndRun(run, End::kGiveBack);
 
   const absl::Condition quiet(this, &Runtime::QuietLocked);
-  if (mu_.LockWhenWithDeadline(quiet, give_up)) {
-    mu_.Unlock();
-    return absl::OkStatus();
+  {
+    absl::MutexLock lock(&mu_);
+    if (mu_.AwaitWithDeadline(quiet, give_up)) return absl::OkStatus();
   }
-  mu_.Unlock();
   stop_.request_stop();  // runs stop callbacks: not with the lock held
 
   absl::MutexLock lock(&mu_);
@@ -409,7 +411,7 @@ absl::Status Runtime::Drain(absl::Duration deadline) {
 }
 
 bool Runtime::QuietLocked() const {
-  return consumer_stopped_ && runs_.empty() && set_aside_ == 0;
+  return consumer_stopped_ && runs_.empty() && in_hand_ == 0;
 }
 
 std::string Runtime::UnfinishedLocked() const {

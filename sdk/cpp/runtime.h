@@ -147,8 +147,9 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   std::deque<Taken> backlog_ ABSL_GUARDED_BY(mu_);  // not begun
   std::unordered_map<std::string, std::unique_ptr<Run>> runs_
       ABSL_GUARDED_BY(mu_);
-  int begun_ ABSL_GUARDED_BY(mu_) = 0;      // of runs_: up to the handler's end
-  int set_aside_ ABSL_GUARDED_BY(mu_) = 0;  // being buried or passed on
+  int begun_ ABSL_GUARDED_BY(mu_) = 0;  // of runs_: up to the handler's end
+  // Besides runs_: being buried, passed on, or ended.
+  int in_hand_ ABSL_GUARDED_BY(mu_) = 0;
   // A sliding mean of how long a handler runs.
   absl::Duration typical_run_ ABSL_GUARDED_BY(mu_) = absl::Seconds(1);
   absl::Time refreshed_ ABSL_GUARDED_BY(mu_);

@@ -188,7 +188,8 @@ class ScriptedBroker final : public Broker {
   template <typename List>
   List Await(const List& list, size_t count) {
     auto enough = [&] { return list.size() >= count; };
-    absl::MutexLock lock(&mu_, absl::Condition(&enough));
+    absl::MutexLock lock(&mu_);
+    mu_.Await(absl::Condition(&enough));
     return list;
   }
 
