@@ -1,6 +1,6 @@
 // Errors with a reason that a program can match: absl::Status with the reason
 // and its details as payloads. gateway/convert.cc turns them into google.rpc
-// details; the table of reasons is in docs/api.md.
+// details; proto/penstock/v1/gateway.proto says which RPC gives which.
 
 #ifndef PENSTOCK_QUEUE_ERRORS_H_
 #define PENSTOCK_QUEUE_ERRORS_H_
