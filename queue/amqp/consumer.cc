@@ -8,6 +8,8 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -133,7 +135,7 @@ void AmqpConsumer::Stop(Done done) {
 
 void AmqpConsumer::Run(const std::stop_token& stop) {
   pthread_setname_np(pthread_self(), "amqp-consume");
-  std::string logged;  // the last failure; one line for each new one
+  std::set<std::string> logged;  // of this outage: one line for each failure
   while (!stop.stop_requested()) {
     if (stopped_) {  // nothing to connect for
       TakeCommands();
@@ -151,12 +153,11 @@ void AmqpConsumer::Run(const std::stop_token& stop) {
       status = Serve(stop);
     }
     if (stop.stop_requested()) break;
-    if (logged != status.message()) {
-      logged = std::string(status.message());
+    if (logged.insert(std::string(status.message())).second) {
       Log(LogLevel::kWarning,
           connected ? "consumer lost RabbitMQ"
                     : "consumer cannot connect to RabbitMQ",
-          {{"why", logged}});
+          {{"why", status.message()}});
     }
     if (connection_ != nullptr) connection_->Close(kGoodbye);
     Forget();

@@ -7,6 +7,8 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -58,9 +60,8 @@ absl::Status ConfirmTimeout(absl::string_view text) {
 
 absl::Status Unroutable(bool to_queue, absl::string_view key) {
   return QueueNotFound(
-      to_queue
-          ? absl::StrCat("there is no queue \"", key, "\"")
-          : absl::StrCat("no queue takes the routing key \"", key, "\""));
+      to_queue ? absl::StrCat("there is no queue \"", key, "\"")
+               : absl::StrCat("no queue takes the routing key \"", key, "\""));
 }
 
 // The AMQP value of a header's JSON text, which `texts` may have to hold; false
@@ -141,7 +142,7 @@ void AmqpPublisher::SetHealth(absl::Status health) {
 
 void AmqpPublisher::Run(const std::stop_token& stop) {
   pthread_setname_np(pthread_self(), "amqp-publish");
-  std::string logged;  // the last failure; one line for each new one
+  std::set<std::string> logged;  // of this outage: one line for each failure
   while (!stop.stop_requested()) {
     absl::Status status = Connect(stop);
     const bool connected = status.ok();
@@ -155,12 +156,11 @@ void AmqpPublisher::Run(const std::stop_token& stop) {
     }
     if (stop.stop_requested()) break;
     SetHealth(status);
-    if (logged != status.message()) {
-      logged = std::string(status.message());
+    if (logged.insert(std::string(status.message())).second) {
       Log(LogLevel::kWarning,
           connected ? "publisher lost RabbitMQ"
                     : "publisher cannot connect to RabbitMQ",
-          {{"why", logged}});
+          {{"why", status.message()}});
     }
     if (connection_ != nullptr) connection_->Close(kGoodbye);
     connection_.reset();

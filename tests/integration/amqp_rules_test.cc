@@ -3,7 +3,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <memory>
 #include <string>
 
 #include "absl/time/time.h"
@@ -12,6 +15,7 @@
 #include "queue/amqp/consumer.h"
 #include "queue/amqp/topology.h"
 #include "queue/config.h"
+#include "tests/support/fake_environment.h"
 
 namespace penstock {
 namespace {
@@ -162,6 +166,61 @@ TEST(AmqpBackoff, DoublesToTwoSecondsAndStartsAnew) {
   EXPECT_LT(backoff.Next(0.999), absl::Seconds(2));
   backoff.Reset();
   EXPECT_EQ(backoff.Next(0), absl::Milliseconds(25));
+}
+
+// A socket with its other end, as a connection and its server.
+class Guard : public ::testing::Test {
+ protected:
+  Guard() : guard_(SocketGuard::Make(&environment_)) {
+    int pair[2];
+    EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    ours_ = pair[0];
+    theirs_ = pair[1];
+  }
+  ~Guard() override {
+    close(ours_);
+    close(theirs_);
+  }
+
+  bool IsShutDown() const {
+    return send(ours_, "x", 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0;
+  }
+
+  FakeEnvironment environment_;
+  const std::shared_ptr<SocketGuard> guard_;
+  int ours_ = -1;
+  int theirs_ = -1;
+};
+
+TEST_F(Guard, EndsTheConnectionOfAnOwnerThatIsStuck) {
+  guard_->Adopt(ours_);
+  guard_->Enter(absl::Minutes(1));
+  environment_.Advance(absl::Seconds(3));
+  EXPECT_FALSE(IsShutDown());
+  guard_->Enter(-absl::Seconds(1));
+  environment_.Advance(absl::Seconds(3));
+  EXPECT_TRUE(IsShutDown());
+}
+
+TEST_F(Guard, LetsAnIdleOwnerBe) {
+  guard_->Adopt(ours_);
+  guard_->Enter(-absl::Seconds(1));
+  guard_->Leave();
+  environment_.Advance(absl::Seconds(3));
+  EXPECT_FALSE(IsShutDown());
+}
+
+TEST_F(Guard, DoesNotTouchAConnectionThatIsOver) {
+  guard_->Adopt(ours_);
+  guard_->Release();
+  guard_->End();
+  EXPECT_FALSE(IsShutDown());
+}
+
+TEST_F(Guard, AfterTheEndTheNextConnectionIsShutDownToo) {
+  guard_->End();
+  guard_->Adopt(ours_);
+  EXPECT_TRUE(IsShutDown());
 }
 
 }  // namespace
