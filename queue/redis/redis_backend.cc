@@ -24,7 +24,7 @@ constexpr std::string_view kHintChannel = "penstock:hint";
 constexpr std::string_view kOpenSet = "penstock:open";
 constexpr std::string_view kOpenSince = "{penstock:open}:since";
 constexpr std::string_view kChordLock = "TriggerChordMutex";  // machinery's
-constexpr size_t kReadKeys = 500;  // of one MGET
+constexpr size_t kReadKeys = 500;                             // of one MGET
 constexpr int kMostLeased = 1000;
 
 absl::Status Internal(absl::string_view message) {
@@ -35,7 +35,8 @@ absl::Status Internal(absl::string_view message) {
 // Whole seconds as EX and EXPIRE take them: at least one.
 std::string Seconds(absl::Duration ttl) {
   constexpr int64_t kMost = int64_t{100} * 365 * 24 * 3600;
-  const int64_t seconds = absl::ToInt64Seconds(absl::Ceil(ttl, absl::Seconds(1)));
+  const int64_t seconds =
+      absl::ToInt64Seconds(absl::Ceil(ttl, absl::Seconds(1)));
   return absl::StrCat(std::clamp<int64_t>(seconds, 1, kMost));
 }
 
@@ -104,8 +105,7 @@ absl::StatusOr<TaskState> ReadState(const std::string& id,
                                     const std::string& text) {
   absl::StatusOr<TaskState> state = DecodeState(text);
   if (state.ok()) return state;
-  return Internal(absl::StrCat("the state of task ", id,
-                               " cannot be decoded: ",
+  return Internal(absl::StrCat("the state of task ", id, " cannot be decoded: ",
                                state.status().message()));
 }
 
@@ -126,8 +126,8 @@ absl::StatusOr<std::vector<std::string>> ParseIds(const std::string& json) {
   return std::move(meta->task_ids);
 }
 
-// "<attempt> <due> <priority> <length of routing key> <length of queue>\n", then
-// routing key, queue and body without anything in between.
+// "<attempt> <due> <priority> <length of routing key> <length of queue>\n",
+// then routing key, queue and body without anything in between.
 std::string DelayedText(const DelayedTask& task) {
   return absl::StrCat(task.attempt, " ", absl::ToUnixMillis(task.due), " ",
                       static_cast<int>(task.priority), " ",
@@ -152,10 +152,9 @@ absl::StatusOr<DelayedTask> ParseDelayed(const std::string& id,
   }
   const auto [attempt, due, priority, routing_size, queue_size] = numbers;
   if (count != numbers.size() || routing_size < 0 || queue_size < 0 ||
-      static_cast<size_t>(routing_size + queue_size) >
-          text.size() - line - 1) {
-    return Internal(absl::StrCat("the delayed task ", id,
-                                 " cannot be decoded"));
+      static_cast<size_t>(routing_size + queue_size) > text.size() - line - 1) {
+    return Internal(
+        absl::StrCat("the delayed task ", id, " cannot be decoded"));
   }
   const size_t routing_at = line + 1;
   const size_t queue_at = routing_at + static_cast<size_t>(routing_size);
@@ -187,8 +186,8 @@ absl::StatusOr<WorkflowRecord> ParseRecord(WorkflowRecord::Kind kind,
   for (size_t i = 0; i + 1 < reply.elements.size(); i += 2) {
     fields[reply.elements[i].text] = reply.elements[i + 1].text;
   }
-  auto time = [&](const char* field)
-      -> absl::StatusOr<std::optional<absl::Time>> {
+  auto time =
+      [&](const char* field) -> absl::StatusOr<std::optional<absl::Time>> {
     auto it = fields.find(field);
     if (it == fields.end()) return std::nullopt;
     absl::StatusOr<absl::Time> value = ParseMillis(it->second);
@@ -226,8 +225,8 @@ absl::StatusOr<WorkflowRecord> ParseRecord(WorkflowRecord::Kind kind,
 // Runs `read` (RedisReply -> StatusOr<T>) on a good reply.
 template <typename T, typename Read>
 Callback<RedisReply> Reading(Callback<T> done, Read read) {
-  return [done = std::move(done), read = std::move(read)](
-             absl::StatusOr<RedisReply> reply) mutable {
+  return [done = std::move(done),
+          read = std::move(read)](absl::StatusOr<RedisReply> reply) mutable {
     if (!reply.ok()) {
       std::move(done)(reply.status());
     } else {
@@ -246,7 +245,8 @@ absl::Status Unexpected(absl::string_view what) {
   return Internal(absl::StrCat("redis: unexpected answer: ", what));
 }
 
-// The answer {word, state} of Begin, Finish and Continue. `kinds` names the words.
+// The answer {word, state} of Begin, Finish and Continue. `kinds` names the
+// words.
 template <typename Answer>
 absl::StatusOr<Answer> ReadAnswer(
     const std::string& id, const RedisReply& reply,
@@ -317,9 +317,8 @@ RedisCommand ScriptCommand(const RedisScript& script, Words keys, Words args,
   words.reserve(words.size() + keys.size() + args.size());
   std::move(keys.begin(), keys.end(), std::back_inserter(words));
   std::move(args.begin(), args.end(), std::back_inserter(words));
-  return {.words = std::move(words),
-          .script = &script,
-          .done = std::move(done)};
+  return {
+      .words = std::move(words), .script = &script, .done = std::move(done)};
 }
 
 // ---- the backend -----------------------------------------------------------
@@ -394,7 +393,8 @@ class RedisBackend : public Backend {
          absl::StrCat(started.attempt), started.run,
          absl::StrCat(request.max_begins), Seconds(request.ttl),
          Seconds(request.final_ttl)},
-        Reading(std::move(done), [id = started.task_id](const RedisReply& reply) {
+        Reading(std::move(done), [id = started.task_id](
+                                     const RedisReply& reply) {
           return ReadAnswer<BeginAnswer>(id, reply,
                                          {{"run", BeginAnswer::kRun},
                                           {"final", BeginAnswer::kFinal},
@@ -413,7 +413,8 @@ class RedisBackend : public Backend {
         {std::move(head), std::move(created), std::move(tail),
          std::string(StatusName(outcome.status)), absl::StrCat(outcome.attempt),
          outcome.run, Seconds(ttl), Seconds(request.final_ttl)},
-        Reading(std::move(done), [id = outcome.task_id](const RedisReply& reply) {
+        Reading(std::move(done), [id = outcome.task_id](
+                                     const RedisReply& reply) {
           return ReadAnswer<FinishAnswer>(id, reply,
                                           {{"written", FinishAnswer::kWritten},
                                            {"final", FinishAnswer::kFinal},
@@ -425,13 +426,14 @@ class RedisBackend : public Backend {
                 Callback<ContinueAnswer> done) override {
     Run(Scripts().continue_task, TaskKeys(pending.task_id),
         {EncodeState(pending), Seconds(ttl), Seconds(final_ttl)},
-        Reading(std::move(done), [id = pending.task_id](const RedisReply& reply) {
-          return ReadAnswer<ContinueAnswer>(
-              id, reply,
-              {{"publish", ContinueAnswer::kPublish},
-               {"final", ContinueAnswer::kFinal},
-               {"past", ContinueAnswer::kPast}});
-        }));
+        Reading(std::move(done),
+                [id = pending.task_id](const RedisReply& reply) {
+                  return ReadAnswer<ContinueAnswer>(
+                      id, reply,
+                      {{"publish", ContinueAnswer::kPublish},
+                       {"final", ContinueAnswer::kFinal},
+                       {"past", ContinueAnswer::kPast}});
+                }));
   }
 
   void Abandon(TaskState failure, absl::Duration ttl,
@@ -443,8 +445,9 @@ class RedisBackend : public Backend {
         Reading(std::move(done), IsOne));
   }
 
-  void GetStates(std::vector<std::string> task_ids,
-                 Callback<std::vector<std::optional<TaskState>>> done) override {
+  void GetStates(
+      std::vector<std::string> task_ids,
+      Callback<std::vector<std::optional<TaskState>>> done) override {
     std::vector<RedisCommand> commands;
     for (size_t i = 0; i < task_ids.size(); i += kReadKeys) {
       Words words = {"MGET"};
@@ -483,8 +486,8 @@ class RedisBackend : public Backend {
     Words args = {OpenMember(record.kind, record.id), Millis(visit),
                   absl::StrCat(Millis(record.create_time), " ", record.nonce)};
     Run(Scripts().open_record, OpenKeys(), std::move(args),
-        [this, record = std::move(record), ttl, done = std::move(done)](
-            absl::StatusOr<RedisReply> reply) mutable {
+        [this, record = std::move(record), ttl,
+         done = std::move(done)](absl::StatusOr<RedisReply> reply) mutable {
           if (!reply.ok()) return std::move(done)(reply.status());
           WriteRecord(std::move(record), ttl, std::move(done));
         });
@@ -507,21 +510,21 @@ class RedisBackend : public Backend {
                     Callback<std::optional<GroupMeta>> done) override {
     operations_.Send(
         {.words = {"GET", group_id},
-         .done = Reading(
-             std::move(done),
-             [group_id](const RedisReply& reply)
-                 -> absl::StatusOr<std::optional<GroupMeta>> {
-               if (reply.kind == RedisReply::kNil) return std::nullopt;
-               auto meta = DecodeGroupMeta(reply.text);
-               if (!meta.ok()) {
-                 return Internal(absl::StrCat("the record of group ", group_id,
-                                              " cannot be decoded: ",
-                                              meta.status().message()));
-               }
-               // The state of a task, for one, is no group.
-               if (meta->group_id.empty()) return std::nullopt;
-               return *std::move(meta);
-             })});
+         .done =
+             Reading(std::move(done),
+                     [group_id](const RedisReply& reply)
+                         -> absl::StatusOr<std::optional<GroupMeta>> {
+                       if (reply.kind == RedisReply::kNil) return std::nullopt;
+                       auto meta = DecodeGroupMeta(reply.text);
+                       if (!meta.ok()) {
+                         return Internal(absl::StrCat(
+                             "the record of group ", group_id,
+                             " cannot be decoded: ", meta.status().message()));
+                       }
+                       // The state of a task, for one, is no group.
+                       if (meta->group_id.empty()) return std::nullopt;
+                       return *std::move(meta);
+                     })});
   }
 
   void MarkRecord(WorkflowRecord::Kind kind, std::string id, RecordMark mark,
@@ -741,13 +744,13 @@ class RedisBackend : public Backend {
                       std::vector<RedisCommand> commands,
                       Callback<std::vector<RedisReply>> done) {
     if (commands.empty()) {  // answered on the connection's thread all the same
-      connection.Send({.words = {"PING"},
-                       .done = Reading(std::move(done),
-                                       [](const RedisReply&)
-                                           -> absl::StatusOr<
-                                               std::vector<RedisReply>> {
-                                         return std::vector<RedisReply>();
-                                       })});
+      connection.Send(
+          {.words = {"PING"},
+           .done = Reading(std::move(done),
+                           [](const RedisReply&)
+                               -> absl::StatusOr<std::vector<RedisReply>> {
+                             return std::vector<RedisReply>();
+                           })});
       return;
     }
     auto gather = std::make_shared<Gather>(commands.size(), std::move(done));

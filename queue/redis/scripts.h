@@ -1,7 +1,8 @@
 // The Lua scripts of the result backend: one atomic step of the protocol each
-// (docs/architecture.md sections 4 to 8), safe to repeat after a lost reply. They
-// never decode JSON: machinery's members stand in a fixed order, and the few that
-// matter are found by exact text, which cannot occur inside a JSON string.
+// (docs/architecture.md sections 4 to 8), safe to repeat after a lost reply.
+// They never decode JSON: machinery's members stand in a fixed order, and the
+// few that matter are found by exact text, which cannot occur inside a JSON
+// string.
 
 #ifndef PENSTOCK_QUEUE_REDIS_SCRIPTS_H_
 #define PENSTOCK_QUEUE_REDIS_SCRIPTS_H_

@@ -59,9 +59,9 @@ enum class Recorded {
 };
 
 std::string Name(Recorded recorded) {
-  constexpr const char* kNames[] = {"nothing",  "PENDING", "STARTED 1",
-                                    "STARTED 2", "RETRY",   "SUCCESS",
-                                    "FAILURE",  "abandoned"};
+  constexpr const char* kNames[] = {"nothing",   "PENDING",  "STARTED 1",
+                                    "STARTED 2", "RETRY",    "SUCCESS",
+                                    "FAILURE",   "abandoned"};
   return kNames[static_cast<int>(recorded)];
 }
 
@@ -146,8 +146,7 @@ class BackendTest : public ::testing::TestWithParam<const char*> {
   // ---- operations as verbs
 
   PendingAnswer CreatePending(const std::string& id, std::string hash,
-                              std::string nonce,
-                              absl::Duration ttl = kTtl) {
+                              std::string nonce, absl::Duration ttl = kTtl) {
     auto answers = Await<std::vector<PendingAnswer>>([&](auto done) {
       backend_->CreatePending({{.state = State(id, Status::kPending),
                                 .payload_hash = std::move(hash),
@@ -174,10 +173,9 @@ class BackendTest : public ::testing::TestWithParam<const char*> {
 
   FinishAnswer Finish(TaskState outcome) {
     auto answer = Await<FinishAnswer>([&](auto done) {
-      backend_->Finish({.outcome = std::move(outcome),
-                        .ttl = kTtl,
-                        .final_ttl = kFinalTtl},
-                       std::move(done));
+      backend_->Finish(
+          {.outcome = std::move(outcome), .ttl = kTtl, .final_ttl = kFinalTtl},
+          std::move(done));
     });
     EXPECT_TRUE(answer.ok()) << answer.status();
     return answer.value_or(FinishAnswer{FinishAnswer::kStale, {}});
@@ -349,17 +347,15 @@ class BackendTest : public ::testing::TestWithParam<const char*> {
   }
 
   void Lay(DelayedTask task) {
-    const absl::Status status = AwaitDone([&](auto done) {
-      backend_->Lay(std::move(task), std::move(done));
-    });
+    const absl::Status status = AwaitDone(
+        [&](auto done) { backend_->Lay(std::move(task), std::move(done)); });
     EXPECT_TRUE(status.ok()) << status;
   }
 
   LeasedBatch LeaseDue(int limit = 100,
                        absl::Duration lease = absl::Hours(10)) {
-    auto batch = Await<LeasedBatch>([&](auto done) {
-      backend_->LeaseDue(limit, lease, std::move(done));
-    });
+    auto batch = Await<LeasedBatch>(
+        [&](auto done) { backend_->LeaseDue(limit, lease, std::move(done)); });
     EXPECT_TRUE(batch.ok()) << batch.status();
     return batch.value_or(LeasedBatch{});
   }
@@ -376,8 +372,7 @@ class BackendTest : public ::testing::TestWithParam<const char*> {
   std::unique_ptr<Backend> backend_;
 };
 
-INSTANTIATE_TEST_SUITE_P(All, BackendTest,
-                         ::testing::Values("memory", "redis"),
+INSTANTIATE_TEST_SUITE_P(All, BackendTest, ::testing::Values("memory", "redis"),
                          [](const auto& info) {
                            return std::string(info.param);
                          });
@@ -462,9 +457,8 @@ TEST_P(BackendTest, SeveralIdsAreAnsweredInOrder) {
 }
 
 TEST_P(BackendTest, NothingAskedIsAnsweredWithNothing) {
-  auto answers = Await<std::vector<PendingAnswer>>([&](auto done) {
-    backend_->CreatePending({}, std::move(done));
-  });
+  auto answers = Await<std::vector<PendingAnswer>>(
+      [&](auto done) { backend_->CreatePending({}, std::move(done)); });
   ASSERT_TRUE(answers.ok()) << answers.status();
   EXPECT_TRUE(answers->empty());
   EXPECT_TRUE(GetStates({}).empty());
@@ -497,7 +491,8 @@ TEST_P(BackendTest, TakeBackLeavesWhatHasBegun) {
   EXPECT_EQ(StatusOf(begun), Status::kStarted);
 }
 
-// ---- begin --------------------------------------------------------------------
+// ---- begin
+// --------------------------------------------------------------------
 
 struct BeginCase {
   Recorded recorded;
@@ -534,8 +529,8 @@ TEST_P(BackendTest, BeginOverEveryRecordedState) {
   };
   int number = 0;
   for (const BeginCase& c : cases) {
-    SCOPED_TRACE(absl::StrCat(Name(c.recorded), ", attempt ", c.attempt,
-                              " of ", c.run));
+    SCOPED_TRACE(
+        absl::StrCat(Name(c.recorded), ", attempt ", c.attempt, " of ", c.run));
     const std::string id = Id(absl::StrCat("task", ++number));
     ASSERT_NO_FATAL_FAILURE(Arrange(id, c.recorded));
     const auto before = Get(id);
@@ -592,7 +587,8 @@ TEST_P(BackendTest, ATaskThatIsBegunTooOftenIsWornOut) {
   EXPECT_EQ(Get(id)->begins, 1);
 }
 
-// ---- finish -------------------------------------------------------------------
+// ---- finish
+// -------------------------------------------------------------------
 
 struct FinishCase {
   Recorded recorded;
@@ -671,7 +667,8 @@ TEST_P(BackendTest, FinishOverEveryRecordedState) {
   }
 }
 
-// ---- continue, abandon ----------------------------------------------------------
+// ---- continue, abandon
+// ----------------------------------------------------------
 
 TEST_P(BackendTest, ContinueWritesPendingOnlyWhereNothingStands) {
   const std::string id = Id("task");
@@ -688,13 +685,12 @@ TEST_P(BackendTest, ContinueOfWhatHasBegunOrEndedWritesNothing) {
     Recorded recorded;
     ContinueAnswer::Kind answer;
   };
-  for (const Case& c :
-       {Case{Recorded::kPending, ContinueAnswer::kPublish},
-        Case{Recorded::kStarted2, ContinueAnswer::kPast},
-        Case{Recorded::kRetry, ContinueAnswer::kPast},
-        Case{Recorded::kSuccess, ContinueAnswer::kFinal},
-        Case{Recorded::kFailure, ContinueAnswer::kFinal},
-        Case{Recorded::kAbandoned, ContinueAnswer::kFinal}}) {
+  for (const Case& c : {Case{Recorded::kPending, ContinueAnswer::kPublish},
+                        Case{Recorded::kStarted2, ContinueAnswer::kPast},
+                        Case{Recorded::kRetry, ContinueAnswer::kPast},
+                        Case{Recorded::kSuccess, ContinueAnswer::kFinal},
+                        Case{Recorded::kFailure, ContinueAnswer::kFinal},
+                        Case{Recorded::kAbandoned, ContinueAnswer::kFinal}}) {
     SCOPED_TRACE(Name(c.recorded));
     const std::string id =
         Id(absl::StrCat("task", static_cast<int>(c.recorded)));
@@ -743,7 +739,8 @@ TEST_P(BackendTest, AnAbandonedTaskIsFinal) {
   EXPECT_EQ(Get(id), failure);
 }
 
-// ---- reads, times to live -------------------------------------------------------
+// ---- reads, times to live
+// -------------------------------------------------------
 
 TEST_P(BackendTest, ManyStatesComeInRequestOrder) {
   std::vector<PendingRequest> requests;
@@ -821,16 +818,16 @@ TEST_P(BackendTest, AnExpiredIdIsFreeAgain) {
   EXPECT_EQ(CreatePending(id, "different", "other"), PendingAnswer::kCreated);
 }
 
-// ---- groups and chains ------------------------------------------------------------
+// ---- groups and chains
+// ------------------------------------------------------------
 
 TEST_P(BackendTest, AGroupsRecordIsReadBackAsItWasCreated) {
   const WorkflowRecord record = Group(Id("group"));
   EXPECT_EQ(CreateRecord(record), PendingAnswer::kCreated);
   EXPECT_EQ(GetRecord(WorkflowRecord::kGroup, record.id), record);
-  EXPECT_EQ(GetMeta(record.id),
-            (GroupMeta{.group_id = record.id,
-                       .task_ids = record.task_ids,
-                       .create_time = record.create_time}));
+  EXPECT_EQ(GetMeta(record.id), (GroupMeta{.group_id = record.id,
+                                           .task_ids = record.task_ids,
+                                           .create_time = record.create_time}));
   EXPECT_EQ(GetRecord(WorkflowRecord::kChain, record.id), std::nullopt);
 }
 
@@ -961,7 +958,8 @@ TEST_P(BackendTest, OpenEntriesAreLeasedUpToTheLimit) {
   }
 }
 
-// ---- delayed tasks ------------------------------------------------------------------
+// ---- delayed tasks
+// ------------------------------------------------------------------
 
 TEST_P(BackendTest, DueTasksAreLeasedOldestFirstAndOnce) {
   DelayedTask second = Delayed(Id("second"), Ms(2'000), 3);
@@ -1067,13 +1065,14 @@ TEST_P(BackendTest, DeadLettersAreTaken) {
                       .time = Ms(1'000),
                       .attempts = 10};
   for (int i = 0; i < 2; ++i) {
-    const absl::Status status = AwaitDone(
-        [&](auto done) { backend_->LayDead(dead, std::move(done)); });
+    const absl::Status status =
+        AwaitDone([&](auto done) { backend_->LayDead(dead, std::move(done)); });
     EXPECT_TRUE(status.ok()) << status;
   }
 }
 
-// ---- hints, and the shape of completion ------------------------------------------------
+// ---- hints, and the shape of completion
+// ------------------------------------------------
 
 TEST_P(BackendTest, ANewStateIsHintedAt) {
   absl::Mutex mu;

@@ -2,6 +2,8 @@
 // (docs/wire-format.md section 5), what Go writes in between, and a server that
 // restarts, hangs, refuses. It starts its own server.
 
+#include "queue/redis/redis_backend.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -22,7 +24,6 @@
 #include "queue/environment.h"
 #include "queue/errors.h"
 #include "queue/redis/connection.h"
-#include "queue/redis/redis_backend.h"
 #include "tests/conformance/await.h"
 #include "tests/support/servers.h"
 
@@ -200,10 +201,9 @@ class RedisBackendTest : public ::testing::Test {
 
   absl::StatusOr<FinishAnswer> Finish(TaskState outcome) {
     return Await<FinishAnswer>([&](auto done) {
-      backend_->Finish({.outcome = std::move(outcome),
-                        .ttl = kTtl,
-                        .final_ttl = kFinalTtl},
-                       std::move(done));
+      backend_->Finish(
+          {.outcome = std::move(outcome), .ttl = kTtl, .final_ttl = kFinalTtl},
+          std::move(done));
     });
   }
 
@@ -263,7 +263,8 @@ class RedisBackendTest : public ::testing::Test {
   std::unique_ptr<Backend> backend_;
 };
 
-// ---- bytes --------------------------------------------------------------------
+// ---- bytes
+// --------------------------------------------------------------------
 
 TEST_F(RedisBackendTest, StatesAreMachinerysJsonWithATimeToLive) {
   ASSERT_EQ(TryCreate("task_x").value(), PendingAnswer::kCreated);
@@ -385,7 +386,8 @@ TEST_F(RedisBackendTest, TheUrlNamesTheDatabase) {
   EXPECT_EQ(Cli({"-n", "5", "EXISTS", "t"}), "1");
 }
 
-// ---- what Go writes -------------------------------------------------------------
+// ---- what Go writes
+// -------------------------------------------------------------
 
 std::string GoState(const std::string& id, const std::string& state) {
   return absl::StrCat(R"({"TaskUUID":")", id,
@@ -505,7 +507,8 @@ TEST_F(RedisBackendTest, AQueuesNameIsNoTaskId) {
             PendingAnswer::kTaken);
 }
 
-// ---- chords of a mixed fleet ------------------------------------------------------
+// ---- chords of a mixed fleet
+// ------------------------------------------------------
 
 TEST_F(RedisBackendTest, AClaimWaitsForTheLockOfAGoWorker) {
   ASSERT_TRUE(CreateRecord(Group("g")).ok());
@@ -540,9 +543,8 @@ TEST_F(RedisBackendTest, AClaimChangesNothingButTheFlagOfTheMeta) {
        "EX", "90000"});
   ASSERT_EQ(CreateRecord(Group("g")).value(), PendingAnswer::kCreated);
   ASSERT_EQ(Claim("g", "token").value(), ClaimAnswer::kWon);
-  EXPECT_EQ(Cli({"GET", "g"}),
-            R"({"X":[1, 2],"TaskUUIDs":["task_a","task_b"],)"
-            R"("ChordTriggered":true,"GroupUUID":"g"})");
+  EXPECT_EQ(Cli({"GET", "g"}), R"({"X":[1, 2],"TaskUUIDs":["task_a","task_b"],)"
+                               R"("ChordTriggered":true,"GroupUUID":"g"})");
   EXPECT_THAT(SecondsToLive("g"), Ge(89'000));
 }
 
@@ -582,9 +584,9 @@ TEST_F(RedisBackendTest, AnEntryThatWasOpenedAnewIsNotClosedByAnOldVisit) {
   later.create_time += absl::Seconds(1);
   ASSERT_TRUE(CreateRecord(later).ok());
   ASSERT_TRUE(AwaitDone([&](auto done) {
-                backend_->CloseOpen({WorkflowRecord::kGroup, "g",
-                                     Group("g").create_time},
-                                    absl::Minutes(1), std::move(done));
+                backend_->CloseOpen(
+                    {WorkflowRecord::kGroup, "g", Group("g").create_time},
+                    absl::Minutes(1), std::move(done));
               }).ok());
   EXPECT_EQ(Cli({"ZRANGE", "penstock:open", "0", "-1"}), "g:g");
   EXPECT_GT(std::stoi(Cli({"TTL", "penstock:group:{g}"})), 60);
@@ -593,9 +595,9 @@ TEST_F(RedisBackendTest, AnEntryThatWasOpenedAnewIsNotClosedByAnOldVisit) {
 TEST_F(RedisBackendTest, AClosedRecordLivesAsLongAsItsResults) {
   ASSERT_TRUE(CreateRecord(Group("g")).ok());
   ASSERT_TRUE(AwaitDone([&](auto done) {
-                backend_->CloseOpen({WorkflowRecord::kGroup, "g",
-                                     Group("g").create_time},
-                                    absl::Minutes(1), std::move(done));
+                backend_->CloseOpen(
+                    {WorkflowRecord::kGroup, "g", Group("g").create_time},
+                    absl::Minutes(1), std::move(done));
               }).ok());
   EXPECT_EQ(Cli({"ZRANGE", "penstock:open", "0", "-1"}), "");
   for (const char* key : {"penstock:group:{g}", "g"}) {
@@ -605,7 +607,8 @@ TEST_F(RedisBackendTest, AClosedRecordLivesAsLongAsItsResults) {
   }
 }
 
-// ---- a server that comes and goes ---------------------------------------------------
+// ---- a server that comes and goes
+// ---------------------------------------------------
 
 TEST_F(RedisBackendTest, ScriptsAreLoadedAgainAfterAFlush) {
   ASSERT_EQ(TryCreate("a").value(), PendingAnswer::kCreated);
@@ -739,7 +742,8 @@ TEST_F(RedisBackendTest, HintsComeAgainAfterARestart) {
   backend_.reset();  // before what its subscriber uses
 }
 
-// ---- a server that refuses -------------------------------------------------------------
+// ---- a server that refuses
+// -------------------------------------------------------------
 
 TEST_F(RedisBackendTest, AFullServerIsUnavailableForWritesOnly) {
   ASSERT_TRUE(TryCreate("t").ok());
