@@ -1035,6 +1035,20 @@ TEST_P(BackendTest, ATaskThatWasLaidAgainIsNotRemovedByAnOldLease) {
   EXPECT_EQ(second.tasks[0].task, again);
 }
 
+TEST_P(BackendTest, ATaskThatAnotherMoverHasLeasedIsNotRemoved) {
+  Lay(Delayed(Id("task"), Ms(1'000)));
+  const LeasedBatch first = LeaseDue(100, absl::Milliseconds(1));
+  ASSERT_EQ(first.tasks.size(), 1);
+  const absl::Time limit = absl::Now() + kHang;
+  LeasedBatch second;
+  while (second.tasks.empty() && absl::Now() < limit) second = LeaseDue();
+  ASSERT_EQ(second.tasks.size(), 1);
+  RemoveLeased(first.tasks[0]);
+  EXPECT_EQ(LeaseDue().next_due, Ms(second.tasks[0].lease));
+  RemoveLeased(second.tasks[0]);
+  EXPECT_EQ(LeaseDue().next_due, std::nullopt);
+}
+
 TEST_P(BackendTest, ATaskLaidAgainWithADueTimeEqualToTheLeaseStays) {
   const std::string id = Id("task");
   Lay(Delayed(id, Ms(1'000), 1));
