@@ -12,15 +12,12 @@
 #include <string>
 
 #include "absl/flags/flag.h"
-#include "absl/flags/reflection.h"
-#include "absl/flags/usage_config.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gateway/server.h"
+#include "queue/command_line.h"
 #include "queue/config.h"
 #include "queue/lifecycle.h"
 #include "queue/open.h"
@@ -51,67 +48,6 @@ constexpr int kUsage = 2;
 constexpr const char* kFlags[] = {
     "config",      "broker",   "result_backend", "default_queue", "listen",
     "concurrency", "embedded", "drain_deadline", "log_level"};
-
-void PrintUsage() {
-  std::printf("usage: penstock-gateway [--FLAG=VALUE]...\n");
-  for (const char* name : kFlags) {
-    const auto* flag = absl::FindCommandLineFlag(name);
-    std::printf("  --%-16s %s\n", name, flag->Help().c_str());
-  }
-}
-
-bool IsOurs(absl::string_view name) {
-  for (const char* flag : kFlags) {
-    if (name == flag) return true;
-  }
-  return false;
-}
-
-// Sets the flags and returns those that were given. absl::ParseCommandLine would
-// exit with 1 over a wrong one.
-absl::StatusOr<std::map<std::string, std::string>> ParseFlags(int argc,
-                                                              char** argv) {
-  std::map<std::string, std::string> given;
-  for (int i = 1; i < argc; ++i) {
-    absl::string_view argument = argv[i];
-    if (!absl::ConsumePrefix(&argument, "--")) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("unexpected argument \"", argv[i], "\""));
-    }
-    const size_t equals = argument.find('=');
-    const std::string name(argument.substr(0, equals));
-    if (!IsOurs(name)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("unknown flag --", name, "; --help lists them"));
-    }
-    absl::CommandLineFlag* flag = absl::FindCommandLineFlag(name);
-    std::string value;
-    if (equals != absl::string_view::npos) {
-      value = std::string(argument.substr(equals + 1));
-    } else if (flag->IsOfType<bool>()) {
-      value = "true";
-    } else if (i + 1 < argc) {
-      value = argv[++i];
-    } else {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--", name, " needs a value"));
-    }
-    if (std::string why; !flag->ParseFrom(value, &why)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--", name, "=", value, ": ", why));
-    }
-    given[name] = value;
-  }
-  return given;
-}
-
-std::optional<LogLevel> ParseLogLevel(const std::string& name) {
-  if (name == "debug") return LogLevel::kDebug;
-  if (name == "info") return LogLevel::kInfo;
-  if (name == "warning") return LogLevel::kWarning;
-  if (name == "error") return LogLevel::kError;
-  return std::nullopt;
-}
 
 absl::StatusOr<Options> Configure(std::map<std::string, std::string> given) {
   const bool embedded = absl::GetFlag(FLAGS_embedded);
@@ -223,13 +159,11 @@ int Run(const Options& options, const sigset_t& signals) {
 }
 
 int Main(int argc, char** argv) {
-  for (int i = 1; i < argc; ++i) {
-    if (absl::string_view(argv[i]) == "--help") {
-      PrintUsage();
-      return 0;
-    }
+  if (AsksForHelp(argc, argv)) {
+    PrintHelp("usage: penstock-gateway [--FLAG=VALUE]...", kFlags);
+    return 0;
   }
-  auto given = ParseFlags(argc, argv);
+  auto given = ParseFlags(argc, argv, kFlags);
   if (!given.ok()) return Fail(kUsage, given.status());
   auto options = Configure(*std::move(given));
   if (!options.ok()) return Fail(kUsage, options.status());

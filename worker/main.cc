@@ -58,14 +58,6 @@ std::optional<std::string> Getenv(const std::string& name) {
   return value;
 }
 
-std::optional<LogLevel> ParseLogLevel(const std::string& name) {
-  if (name == "debug") return LogLevel::kDebug;
-  if (name == "info") return LogLevel::kInfo;
-  if (name == "warning") return LogLevel::kWarning;
-  if (name == "error") return LogLevel::kError;
-  return std::nullopt;
-}
-
 // LoadConfig knows the rest of the settings.
 std::map<std::string, std::string> ForConfig(
     std::map<std::string, std::string> given) {

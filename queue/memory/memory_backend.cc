@@ -28,7 +28,14 @@ class ExpiringMap {
     entry = {std::move(value), expires};
     return entry.value;
   }
+  // Never shortens a life.
   void Extend(const std::string& key, absl::Time expires) {
+    auto it = entries_.find(key);
+    if (it != entries_.end()) {
+      it->second.expires = std::max(it->second.expires, expires);
+    }
+  }
+  void Expire(const std::string& key, absl::Time expires) {
     auto it = entries_.find(key);
     if (it != entries_.end()) it->second.expires = expires;
   }
@@ -149,7 +156,7 @@ class MemoryBackend : public Backend {
     bool abandoned = false;
     {
       absl::MutexLock lock(&mu_);
-      TaskState* state = states_.Find(failure.task_id, Now());
+      TaskState* state = FindRestored(failure.task_id, ttl);
       Mark* mark = marks_.Find(failure.task_id, Now());
       if (state != nullptr && IsFinal(state->status)) {
         // A repeat answers as the first time did.
@@ -322,9 +329,9 @@ class MemoryBackend : public Backend {
       auto open = open_.find(key);
       if (open != open_.end() && open->second.entry == entry) {
         open_.erase(open);
-        records_.Extend(key, Now() + ttl);
+        records_.Expire(key, Now() + ttl);
         if (entry.kind == WorkflowRecord::kGroup) {
-          metas_.Extend(entry.id, Now() + ttl);
+          metas_.Expire(entry.id, Now() + ttl);
         }
       }
     }
@@ -350,9 +357,12 @@ class MemoryBackend : public Backend {
       absl::MutexLock lock(&mu_);
       const int64_t now = absl::ToUnixMillis(Now());
       const int64_t until = now + absl::ToInt64Milliseconds(lease);
-      while (static_cast<int>(batch.tasks.size()) < limit &&
-             !due_order_.empty() && due_order_.begin()->first <= now) {
-        const std::string id = due_order_.begin()->second;
+      std::vector<std::string> due;
+      for (const auto& [score, id] : due_order_) {
+        if (score > now || static_cast<int>(due.size()) == limit) break;
+        due.push_back(id);
+      }
+      for (const std::string& id : due) {
         Reschedule(id, until);
         Delayed& delayed = delayed_[id];
         delayed.score = until;

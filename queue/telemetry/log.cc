@@ -97,6 +97,14 @@ void Log(LogLevel level, absl::string_view message,
   logger.log(ToSpdlog(level), spdlog::string_view_t(line));
 }
 
+std::optional<LogLevel> ParseLogLevel(absl::string_view name) {
+  if (name == "debug") return LogLevel::kDebug;
+  if (name == "info") return LogLevel::kInfo;
+  if (name == "warning") return LogLevel::kWarning;
+  if (name == "error") return LogLevel::kError;
+  return std::nullopt;
+}
+
 void SetLogLevel(LogLevel level) { Logger().set_level(ToSpdlog(level)); }
 
 }  // namespace penstock

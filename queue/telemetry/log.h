@@ -6,6 +6,7 @@
 #define PENSTOCK_QUEUE_TELEMETRY_LOG_H_
 
 #include <initializer_list>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -20,6 +21,9 @@ using LogField = std::pair<absl::string_view, absl::string_view>;
 // Log(LogLevel::kWarning, "connection lost", {{"server", url}, {"why", text}});
 void Log(LogLevel level, absl::string_view message,
          std::initializer_list<LogField> fields = {});
+
+// "debug", "info", "warning" or "error"; nullopt for anything else.
+std::optional<LogLevel> ParseLogLevel(absl::string_view name);
 
 // Lines below this level are dropped; kInfo at first.
 void SetLogLevel(LogLevel level);
