@@ -114,7 +114,13 @@ struct WorkflowRecord {
   bool operator==(const WorkflowRecord&) const = default;
 };
 
-enum class RecordMark { kSubmitted, kSent, kBurntSeen };
+enum class RecordMark {
+  kSubmitted,
+  kSent,
+  kBurntSeen,
+  kVisited,       // only lets record and meta live
+  kClaimRenewed,  // someone continues the claim: its age starts again
+};
 
 enum class ClaimAnswer {
   kWon,
@@ -199,11 +205,13 @@ class Backend {
       std::vector<std::string> task_ids,
       Callback<std::vector<std::optional<TaskState>>> done) = 0;
 
-  // Lets non-final states live for another `ttl`: all of them, or only those
-  // that have not begun (PENDING, RETRY).
+  // Lets states live: final ones for `final_ttl` at least, since a group or
+  // chain may be open for longer than its results live; others for `ttl`, all of
+  // them or only those that have not begun (PENDING, RETRY). Shortens no life.
   enum class RefreshWhich { kAll, kNotBegun };
   virtual void Refresh(std::vector<std::string> task_ids, RefreshWhich which,
-                       absl::Duration ttl, Done done) = 0;
+                       absl::Duration ttl, absl::Duration final_ttl,
+                       Done done) = 0;
 
   // Lists the record in the open set (first visit at `visit`), then writes it,
   // and for a group machinery's GroupMeta unless one stands. kPast is not given.
@@ -214,7 +222,8 @@ class Backend {
   virtual void GetGroupMeta(std::string group_id,
                             Callback<std::optional<GroupMeta>> done) = 0;
 
-  // False when the record is gone. kSubmitted lets it live for `ttl` more.
+  // False when the record is gone. Each mark lets record and meta live for `ttl`
+  // at least.
   virtual void MarkRecord(WorkflowRecord::Kind kind, std::string id,
                           RecordMark mark, absl::Time now, absl::Duration ttl,
                           Callback<bool> done) = 0;

@@ -65,8 +65,8 @@ void Continuation::TakeNextStep(std::shared_ptr<Walk> walk) {
   } else {
     auto& join = std::get<JoinGroup>(step);
     groups_.Join(join.group_id, std::move(join.callback),
-                 [id = join.group_id, next = std::move(next)](
-                     absl::Status status) mutable {
+                 [id = join.group_id,
+                  next = std::move(next)](absl::Status status) mutable {
                    std::move(next)(LogRefusal(std::move(status),
                                               "chord cannot be ended", id));
                  });
@@ -78,21 +78,27 @@ void Continuation::SendTask(Task task, Done done) {
     task.routing_key = scope_->broker->DefaultRoutingKey();
   }
   if (scope_->options.before_publish) scope_->options.before_publish(task);
-  TaskState pending = PendingStateOf(task, scope_->environment->Now());
-  const absl::Duration ttl = PendingTtl(*scope_, task);
-  auto shared = std::make_shared<const Task>(std::move(task));
+  SendUntilSent(std::make_shared<const Task>(std::move(task)),
+                scope_->environment->Now(), 0, std::move(done));
+}
+
+// Each try begins with the state: by the next one another process may have sent
+// the task, and it may have begun.
+void Continuation::SendUntilSent(std::shared_ptr<const Task> task,
+                                 absl::Time first_try, int failures,
+                                 Done done) {
+  TaskState pending = PendingStateOf(*task, scope_->environment->Now());
+  const absl::Duration ttl = PendingTtl(*scope_, *task);
   scope_->Repeat<ContinueAnswer>(
       [this, pending = std::move(pending), ttl](Callback<ContinueAnswer> cb) {
-        scope_->backend->Continue(pending, ttl,
-                                  scope_->options.results_expire_in,
-                                  std::move(cb));
+        scope_->backend->Continue(
+            pending, ttl, scope_->options.results_expire_in, std::move(cb));
       },
-      [this, shared, done = std::move(done)](
-          absl::StatusOr<ContinueAnswer> answer) mutable {
+      [this, task, first_try, failures,
+       done = std::move(done)](absl::StatusOr<ContinueAnswer> answer) mutable {
         if (!answer.ok()) {
-          std::move(done)(LogRefusal(answer.status(),
-                                     "follow-up task cannot be recorded",
-                                     shared->id));
+          std::move(done)(LogRefusal(
+              answer.status(), "follow-up task cannot be recorded", task->id));
           return;
         }
         switch (answer->kind) {
@@ -100,48 +106,46 @@ void Continuation::SendTask(Task task, Done done) {
             std::move(done)(absl::OkStatus());
             return;
           case ContinueAnswer::kFinal:
-            Follow(*shared, answer->recorded, std::move(done));
+            Follow(*task, answer->recorded, std::move(done));
             return;
           case ContinueAnswer::kPublish:
-            PublishUntilSent(shared, scope_->environment->Now(), 0,
-                             std::move(done));
+            PublishOnce(task, first_try, failures, std::move(done));
             return;
         }
       });
 }
 
-void Continuation::PublishUntilSent(std::shared_ptr<const Task> task,
-                                    absl::Time first_try, int failures,
-                                    Done done) {
-  Done then = scope_->GuardDone([this, task, first_try, failures,
-                                 done = std::move(done)](
-                                    absl::Status status) mutable {
-    if (status.ok() || absl::IsCancelled(status)) {
-      std::move(done)(std::move(status));
-      return;
-    }
-    const bool unroutable = ReasonOf(status) == reason::kQueueNotFound;
-    const bool patient = scope_->environment->Now() - first_try <
-                         scope_->options.unroutable_limit;
-    if (!IsTransient(status) && !(unroutable && patient)) {
-      EndReason why{.error = std::string(status.message()),
-                    .error_type = std::string(kErrorUnroutable)};
-      std::string queue = task->routing_key;
-      End(*task, EndWhich::kNotBegun, std::move(why), std::move(queue),
-          std::move(done));
-      return;
-    }
-    scope_->After(scope_->Backoff(failures + 1),
-                  [this, task, first_try, failures,
-                   done = std::move(done)](absl::Status status) mutable {
-                    if (!status.ok()) {
-                      std::move(done)(std::move(status));
-                      return;
-                    }
-                    PublishUntilSent(task, first_try, failures + 1,
-                                     std::move(done));
-                  });
-  });
+void Continuation::PublishOnce(std::shared_ptr<const Task> task,
+                               absl::Time first_try, int failures, Done done) {
+  Done then =
+      scope_->GuardDone([this, task, first_try, failures,
+                         done = std::move(done)](absl::Status status) mutable {
+        if (status.ok() || absl::IsCancelled(status)) {
+          std::move(done)(std::move(status));
+          return;
+        }
+        const bool unroutable = ReasonOf(status) == reason::kQueueNotFound;
+        const bool patient = scope_->environment->Now() - first_try <
+                             scope_->options.unroutable_limit;
+        if (!IsTransient(status) && !(unroutable && patient)) {
+          EndReason why{.error = std::string(status.message()),
+                        .error_type = std::string(kErrorUnroutable)};
+          std::string queue = task->routing_key;
+          End(*task, EndWhich::kNotBegun, std::move(why), std::move(queue),
+              std::move(done));
+          return;
+        }
+        scope_->After(scope_->Backoff(failures + 1),
+                      [this, task, first_try, failures,
+                       done = std::move(done)](absl::Status status) mutable {
+                        if (!status.ok()) {
+                          std::move(done)(std::move(status));
+                          return;
+                        }
+                        SendUntilSent(task, first_try, failures + 1,
+                                      std::move(done));
+                      });
+      });
   Dispatch(*scope_, *task, absl::InfiniteFuture(), std::move(then));
 }
 
@@ -161,8 +165,8 @@ void Continuation::AbandonTask(const Abandon& abandon, Done done) {
       },
       [id = abandon.task_id,
        done = std::move(done)](absl::StatusOr<bool> abandoned) mutable {
-        std::move(done)(LogRefusal(abandoned.status(),
-                                   "task cannot be abandoned", id));
+        std::move(done)(
+            LogRefusal(abandoned.status(), "task cannot be abandoned", id));
       });
 }
 
@@ -188,8 +192,8 @@ void Continuation::End(Task task, EndWhich which, EndReason reason,
           scope_->backend->Abandon(failure, ttl, std::move(cb));
         },
         [this, failure, task = std::move(task), reason = std::move(reason),
-         queue = std::move(queue), done = std::move(done)](
-            absl::StatusOr<bool> abandoned) mutable {
+         queue = std::move(queue),
+         done = std::move(done)](absl::StatusOr<bool> abandoned) mutable {
           if (!abandoned.ok() || !*abandoned) {
             std::move(done)(LogRefusal(abandoned.status(),
                                        "task cannot be ended", task.id));

@@ -48,8 +48,10 @@ class Continuation {
 
   void TakeNextStep(std::shared_ptr<Walk> walk);
   void SendTask(Task task, Done done);
-  void PublishUntilSent(std::shared_ptr<const Task> task, absl::Time first_try,
-                        int failures, Done done);
+  void SendUntilSent(std::shared_ptr<const Task> task, absl::Time first_try,
+                     int failures, Done done);
+  void PublishOnce(std::shared_ptr<const Task> task, absl::Time first_try,
+                   int failures, Done done);
   void AbandonTask(const Abandon& abandon, Done done);
   void FinishEnd(Task task, TaskState failure, EndReason reason,
                  std::string queue, Done done);

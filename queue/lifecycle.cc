@@ -19,9 +19,6 @@
 namespace penstock {
 namespace {
 
-// When a task first met a worker that does not know its name: Unix milliseconds.
-constexpr std::string_view kUnknownSinceHeader = "penstock-unknown-since";
-
 // What a handler's outcome becomes on record: SUCCESS, FAILURE or RETRY.
 TaskState RecordOf(const Task& task, const BeginVerdict& begun,
                    std::string worker, Outcome& outcome,
@@ -199,12 +196,12 @@ void Lifecycle::Core::Begun(const Task& task, const std::string& queue,
                      std::move(followed));
       return;
     case BeginAnswer::kWornOut:
-      continuation.End(
-          task, Continuation::EndWhich::kNotFinal,
-          {.error = absl::StrCat("begun ", scope.options.max_begins,
-                                 " times without an end: its worker dies of it"),
-           .error_type = std::string(kErrorWornOut)},
-          queue, std::move(followed));
+      continuation.End(task, Continuation::EndWhich::kNotFinal,
+                       {.error = absl::StrCat(
+                            "begun ", scope.options.max_begins,
+                            " times without an end: its worker dies of it"),
+                        .error_type = std::string(kErrorWornOut)},
+                       queue, std::move(followed));
       return;
   }
 }
@@ -220,9 +217,9 @@ void Lifecycle::Finish(Task task, BeginVerdict begun, std::string worker,
   }
   TaskState record =
       RecordOf(task, begun, std::move(worker), outcome, retry, now);
-  const absl::Duration ttl =
-      retry.has_value() ? retry->due - now + options.pending_expire_in
-                        : options.results_expire_in;
+  const absl::Duration ttl = retry.has_value()
+                                 ? retry->due - now + options.pending_expire_in
+                                 : options.results_expire_in;
   auto shared = std::make_shared<const Task>(std::move(task));
   core->scope.Repeat<FinishAnswer>(
       [core, record, ttl](Callback<FinishAnswer> cb) {
@@ -232,8 +229,8 @@ void Lifecycle::Finish(Task task, BeginVerdict begun, std::string worker,
              .final_ttl = core->scope.options.results_expire_in},
             std::move(cb));
       },
-      [core, shared, record, done = std::move(done)](
-          absl::StatusOr<FinishAnswer> answer) mutable {
+      [core, shared, record,
+       done = std::move(done)](absl::StatusOr<FinishAnswer> answer) mutable {
         if (answer.ok()) {
           core->FollowOutcome(*shared, record, *std::move(answer),
                               std::move(done));
@@ -260,8 +257,8 @@ void Lifecycle::Core::FollowOutcome(const Task& task, const TaskState& outcome,
                                     FinishAnswer answer,
                                     Callback<FinishVerdict> done) {
   if (answer.kind == FinishAnswer::kStale) {
-    std::move(done)(FinishVerdict{.kind = FinishVerdict::kStale,
-                                  .status = outcome.status});
+    std::move(done)(
+        FinishVerdict{.kind = FinishVerdict::kStale, .status = outcome.status});
     return;
   }
   const TaskState& stands =
@@ -289,10 +286,16 @@ void Lifecycle::Core::LayNextAttempt(const Task& task, const RetryPlan& plan,
       [this, delayed = std::move(delayed)](Callback<bool> cb) {
         scope.backend->Lay(delayed, AsDone(std::move(cb)));
       },
-      [this, due = plan.due,
+      [this, task, due = plan.due,
        done = std::move(done)](absl::StatusOr<bool> laid) mutable {
-        mover.Expect(due);
-        std::move(done)(laid.status());
+        if (laid.ok() || absl::IsCancelled(laid.status())) {
+          mover.Expect(due);
+          std::move(done)(laid.status());
+        } else {
+          // The backend refuses it for good.
+          BuryDelivery(EncodeTask(task), task.routing_key,
+                       laid.status().ToString(), std::move(done));
+        }
       });
 }
 
@@ -350,6 +353,9 @@ void Lifecycle::Core::BuryDelivery(std::string body, std::string queue,
       {{"queue", queue},
        {"why", reason},
        {"begins", absl::string_view(body).substr(0, 200)}});
+  if (body.size() >= kMaxMessageBytes) {
+    body.resize(kMaxMessageBytes - 1);  // its beginning tells what it was
+  }
   scope.Repeat<bool>(
       [this, body = std::move(body), queue = std::move(queue),
        reason = std::move(reason)](Callback<bool> cb) {
@@ -362,7 +368,8 @@ void Lifecycle::RefreshRunning(std::vector<std::string> task_ids) {
   // A failure is mended by the next one; states live for days.
   core_->scope.backend->Refresh(
       std::move(task_ids), Backend::RefreshWhich::kAll,
-      core_->scope.options.pending_expire_in, [](absl::Status) {});
+      core_->scope.options.pending_expire_in,
+      core_->scope.options.results_expire_in, [](absl::Status) {});
 }
 
 }  // namespace penstock

@@ -11,9 +11,10 @@
 namespace penstock {
 namespace {
 
-// How long to sleep when this process expects nothing: another one may have laid
-// a task and died.
+// How long to sleep when this process expects nothing: another one may have
+// laid a task and died.
 constexpr absl::Duration kIdle = absl::Milliseconds(500);
+constexpr absl::Duration kShortestPause = absl::Milliseconds(5);
 
 }  // namespace
 
@@ -51,28 +52,30 @@ void Mover::Round() {
       scope_->environment->Now() + scope_->options.lease;
   scope_->backend->LeaseDue(
       scope_->options.mover_batch, scope_->options.lease,
-      scope_->Guard<LeasedBatch>(
-          [this, lease_end](absl::StatusOr<LeasedBatch> batch) {
-            if (!batch.ok()) {
-              RoundEnded(/*more=*/false, std::nullopt);
-              return;
-            }
-            if (batch->tasks.empty()) {
-              RoundEnded(/*more=*/false, batch->next_due);
-              return;
-            }
-            const bool more = static_cast<int>(batch->tasks.size()) ==
-                              scope_->options.mover_batch;
-            auto left = std::make_shared<std::atomic<size_t>>(
-                batch->tasks.size());
-            for (LeasedTask& leased : batch->tasks) {
-              Publish(std::move(leased), lease_end,
-                      [this, left, more,
-                       next_due = batch->next_due](absl::Status) {
-                        if (left->fetch_sub(1) == 1) RoundEnded(more, next_due);
-                      });
-            }
-          }));
+      scope_->Guard<LeasedBatch>([this, lease_end](
+                                     absl::StatusOr<LeasedBatch> batch) {
+        if (!batch.ok()) {
+          RoundEnded(/*more=*/false, std::nullopt);
+          return;
+        }
+        if (batch->tasks.empty()) {
+          // The backend's clock may be behind ours: do not spin until then.
+          std::optional<absl::Time> next = batch->next_due;
+          const absl::Time soon = scope_->environment->Now() + kShortestPause;
+          if (next.has_value()) next = std::max(*next, soon);
+          RoundEnded(/*more=*/false, next);
+          return;
+        }
+        const bool more = static_cast<int>(batch->tasks.size()) ==
+                          scope_->options.mover_batch;
+        auto left = std::make_shared<std::atomic<size_t>>(batch->tasks.size());
+        for (LeasedTask& leased : batch->tasks) {
+          Publish(std::move(leased), lease_end,
+                  [this, left, more, next_due = batch->next_due](absl::Status) {
+                    if (left->fetch_sub(1) == 1) RoundEnded(more, next_due);
+                  });
+        }
+      }));
 }
 
 void Mover::RoundEnded(bool more, std::optional<absl::Time> next_due) {
@@ -101,6 +104,8 @@ void Mover::Publish(LeasedTask leased, absl::Time lease_end, Done done) {
       std::move(message),
       scope_->GuardDone([this, leased = std::move(leased), lease_end,
                          done = std::move(done)](absl::Status status) mutable {
+        const absl::Duration unroutable = UnroutableFor(
+            leased.task.task_id, ReasonOf(status) == reason::kQueueNotFound);
         if (status.ok()) {
           // A failure here lets it be published again when the lease ends.
           scope_->backend->RemoveLeased(std::move(leased),
@@ -110,25 +115,37 @@ void Mover::Publish(LeasedTask leased, absl::Time lease_end, Done done) {
         const absl::Time now = scope_->environment->Now();
         if (IsTransient(status) &&
             now + scope_->options.lease / 2 < lease_end) {
-          scope_->After(scope_->Backoff(3),
-                        [this, leased = std::move(leased), lease_end,
-                         done = std::move(done)](absl::Status status) mutable {
-                          if (!status.ok()) {
-                            std::move(done)(std::move(status));
-                            return;
-                          }
-                          Publish(std::move(leased), lease_end,
-                                  std::move(done));
-                        });
+          scope_->After(scope_->Backoff(3), [this, leased = std::move(leased),
+                                             lease_end, done = std::move(done)](
+                                                absl::Status status) mutable {
+            if (!status.ok()) {
+              std::move(done)(std::move(status));
+              return;
+            }
+            Publish(std::move(leased), lease_end, std::move(done));
+          });
           return;
         }
         if (!absl::IsCancelled(status) && !IsTransient(status) &&
-            now - leased.task.due > scope_->options.unroutable_limit) {
+            (unroutable > scope_->options.unroutable_limit ||
+             ReasonOf(status) != reason::kQueueNotFound)) {
           EndUnroutable(std::move(leased), std::move(status), std::move(done));
           return;
         }
         std::move(done)(std::move(status));
       }));
+}
+
+// How long no queue has taken this task. Once one does, it is forgotten.
+absl::Duration Mover::UnroutableFor(const std::string& task_id,
+                                    bool unroutable) {
+  const absl::Time now = scope_->environment->Now();
+  absl::MutexLock lock(&mu_);
+  if (unroutable) {
+    return now - unroutable_since_.try_emplace(task_id, now).first->second;
+  }
+  unroutable_since_.erase(task_id);
+  return absl::ZeroDuration();
 }
 
 void Mover::EndUnroutable(LeasedTask leased, absl::Status why, Done done) {
@@ -150,7 +167,9 @@ void Mover::EndUnroutable(LeasedTask leased, absl::Status why, Done done) {
           std::move(done)(std::move(status));
           return;
         }
-        scope_->backend->RemoveLeased(std::move(leased), std::move(done));
+        UnroutableFor(leased.task.task_id, /*unroutable=*/false);
+        scope_->backend->RemoveLeased(std::move(leased),
+                                      scope_->GuardDone(std::move(done)));
       }));
 }
 

@@ -8,7 +8,9 @@
 #ifndef PENSTOCK_QUEUE_MOVER_H_
 #define PENSTOCK_QUEUE_MOVER_H_
 
+#include <map>
 #include <memory>
+#include <string>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -34,6 +36,7 @@ class Mover {
   void Round();
   void RoundEnded(bool more, std::optional<absl::Time> next_due);
   void Publish(LeasedTask leased, absl::Time lease_end, Done done);
+  absl::Duration UnroutableFor(const std::string& task_id, bool unroutable);
   void EndUnroutable(LeasedTask leased, absl::Status why, Done done);
 
   Scope* const scope_;
@@ -43,6 +46,8 @@ class Mover {
   bool started_ ABSL_GUARDED_BY(mu_) = false;
   bool round_runs_ ABSL_GUARDED_BY(mu_) = false;
   absl::Time next_wake_ ABSL_GUARDED_BY(mu_) = absl::InfiniteFuture();
+  // Since when no queue has taken a task, by its id.
+  std::map<std::string, absl::Time> unroutable_since_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace penstock

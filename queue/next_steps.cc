@@ -1,5 +1,7 @@
 #include "queue/next_steps.h"
 
+#include <algorithm>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -46,14 +48,6 @@ std::string FailureCause(absl::string_view what, const std::string& name,
                       ") failed: ", error);
 }
 
-void CollectPromised(const Task& task, std::vector<Promised>& promised) {
-  for (const Task& child :
-       DecodeChildren(task, "on_success", task.on_success, nullptr)) {
-    promised.push_back({.task_id = child.id, .task_name = child.name});
-    CollectPromised(child, promised);
-  }
-}
-
 std::vector<Step> AfterSuccess(const Task& task, const TaskState& state,
                                int* undecodable) {
   std::vector<Step> steps;
@@ -79,10 +73,10 @@ std::vector<Step> AfterFailure(const Task& task, const TaskState& state,
     }
   }
   for (Promised& promised : PromisedAfter(task)) {
-    steps.push_back(
-        Abandon{.task_id = std::move(promised.task_id),
-                .task_name = std::move(promised.task_name),
-                .cause = FailureCause("link", task.name, task.id, state.error)});
+    steps.push_back(Abandon{
+        .task_id = std::move(promised.task_id),
+        .task_name = std::move(promised.task_name),
+        .cause = FailureCause("link", task.name, task.id, state.error)});
   }
   return steps;
 }
@@ -91,7 +85,21 @@ std::vector<Step> AfterFailure(const Task& task, const TaskState& state,
 
 std::vector<Promised> PromisedAfter(const Task& task) {
   std::vector<Promised> promised;
-  CollectPromised(task, promised);
+  // A stack of tasks and not of calls: each link of a chain holds the text of
+  // all that follow it, and only one of them is in memory at a time.
+  std::vector<Task> open;
+  auto push_children = [&open](const Task& parent) {
+    std::vector<Task> children =
+        DecodeChildren(parent, "on_success", parent.on_success, nullptr);
+    std::move(children.rbegin(), children.rend(), std::back_inserter(open));
+  };
+  push_children(task);
+  while (!open.empty()) {
+    const Task next = std::move(open.back());
+    open.pop_back();
+    promised.push_back({.task_id = next.id, .task_name = next.name});
+    push_children(next);
+  }
   return promised;
 }
 
@@ -101,8 +109,8 @@ std::vector<Step> NextSteps(const Task& task, const TaskState& final_state,
                                 ? AfterSuccess(task, final_state, undecodable)
                                 : AfterFailure(task, final_state, undecodable);
   if (!task.group_id.empty() && !task.chord_callback.empty()) {
-    steps.push_back(JoinGroup{.group_id = task.group_id,
-                              .callback = task.chord_callback});
+    steps.push_back(
+        JoinGroup{.group_id = task.group_id, .callback = task.chord_callback});
   }
   return steps;
 }
@@ -172,6 +180,8 @@ Task NextAttempt(Task task, const RetryPlan& plan) {
   task.retry_count = plan.retry_count;
   task.retry_timeout_s = plan.retry_timeout_s;
   SetStringHeader(task, kAttemptHeader, absl::StrCat(plan.attempt));
+  // It has met a worker that knows it.
+  task.headers.erase(std::string(kUnknownSinceHeader));
   return task;
 }
 

@@ -78,8 +78,8 @@ void Submitter::SubmitChain(std::vector<Task> links, Submission submission,
   call->submission = std::move(submission);
   call->done = std::move(done);
   const absl::Time now = scope_->environment->Now();
-  call->record = WorkflowRecord{.kind = WorkflowRecord::kChain,
-                                .id = links.front().id};
+  call->record =
+      WorkflowRecord{.kind = WorkflowRecord::kChain, .id = links.front().id};
   for (const Task& link : links) {
     call->record->task_ids.push_back(link.id);
     if (&link != &links.front()) {
@@ -175,17 +175,16 @@ void Submitter::CreateStates(CallPtr call) {
               return;
             }
             call->answers = *std::move(answers);
-            auto taken =
-                std::find(call->answers.begin(), call->answers.end(),
-                          PendingAnswer::kTaken);
+            auto taken = std::find(call->answers.begin(), call->answers.end(),
+                                   PendingAnswer::kTaken);
             if (taken != call->answers.end()) {
               const std::string id =
                   call->AllIds()[taken - call->answers.begin()];
               TakeBack(call, MakeError(absl::StatusCode::kAlreadyExists,
-                                     reason::kTaskIdExists,
-                                     absl::StrCat("another task with the id ",
-                                                  id, " exists already"),
-                                     {{"task_id", id}}));
+                                       reason::kTaskIdExists,
+                                       absl::StrCat("another task with the id ",
+                                                    id, " exists already"),
+                                       {{"task_id", id}}));
               return;
             }
             call->replayed = !call->OwnsAll();
@@ -230,9 +229,9 @@ void Submitter::SendOne(CallPtr call, size_t index) {
       } else {
         // Only a returned message, or one too large, surely was not sent; and
         // not even that when another submission sends the same task.
-        const bool surely_not =
-            !IsTransient(status) && !absl::IsCancelled(status) &&
-            call->answers[index] == PendingAnswer::kCreated;
+        const bool surely_not = !IsTransient(status) &&
+                                !absl::IsCancelled(status) &&
+                                call->answers[index] == PendingAnswer::kCreated;
         if (!surely_not) ++call->unknown;
         if (call->failure.ok()) call->failure = std::move(status);
       }
@@ -272,6 +271,14 @@ void Submitter::AllSettled(CallPtr call) {
         {{"sent", absl::StrCat(sent)},
          {"total", absl::StrCat(call->to_send.size())}}));
     return;
+  }
+  if (!IsTransient(failure) && !absl::IsCancelled(failure)) {
+    // One was refused for good, but another one, or another call's, may be
+    // there.
+    failure =
+        MakeError(absl::StatusCode::kUnavailable, reason::kBrokerUnavailable,
+                  absl::StrCat("some of it may have been sent: ",
+                               std::string(failure.message())));
   }
   std::move(call->done)(std::move(failure));
 }

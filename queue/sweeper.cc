@@ -65,9 +65,9 @@ void Sweeper::Round() {
               Start();
               return;
             }
-            VisitNext(std::make_shared<std::vector<OpenEntry>>(
-                          *std::move(entries)),
-                      0);
+            VisitNext(
+                std::make_shared<std::vector<OpenEntry>>(*std::move(entries)),
+                0);
           }));
 }
 
@@ -81,11 +81,10 @@ void Sweeper::VisitNext(std::shared_ptr<std::vector<OpenEntry>> entries,
     }
     return;
   }
-  StartVisit((*entries)[next],
-             [this, entries, next](absl::Status status) {
-               // What could not be done now is done at the next visit.
-               if (!absl::IsCancelled(status)) VisitNext(entries, next + 1);
-             });
+  StartVisit((*entries)[next], [this, entries, next](absl::Status status) {
+    // What could not be done now is done at the next visit.
+    if (!absl::IsCancelled(status)) VisitNext(entries, next + 1);
+  });
 }
 
 void Sweeper::StartVisit(OpenEntry entry, Done done) {
@@ -118,14 +117,16 @@ void Sweeper::StartVisit(OpenEntry entry, Done done) {
 void Sweeper::ReadStates(VisitPtr visit) {
   std::vector<std::string> ids = visit->record.task_ids;
   visit->members = ids.size();
-  for (std::string& id : CallbackIds(visit->record)) ids.push_back(std::move(id));
+  for (std::string& id : CallbackIds(visit->record))
+    ids.push_back(std::move(id));
   auto read = [this, visit, ids](absl::Status status) {
     if (!status.ok()) {
       std::move(visit->done)(std::move(status));
       return;
     }
     scope_->backend->GetStates(
-        ids, scope_->Guard<States>([this, visit](absl::StatusOr<States> states) {
+        ids,
+        scope_->Guard<States>([this, visit](absl::StatusOr<States> states) {
           if (!states.ok()) {
             std::move(visit->done)(states.status());
             return;
@@ -138,17 +139,30 @@ void Sweeper::ReadStates(VisitPtr visit) {
           }
         }));
   };
-  // Only what has not begun: a STARTED that no worker refreshes is a ghost's.
-  scope_->backend->Refresh(ids, Backend::RefreshWhich::kNotBegun,
-                           scope_->options.pending_expire_in,
-                           scope_->GuardDone(std::move(read)));
+  auto refresh = [this, ids,
+                  read = std::move(read)](absl::StatusOr<bool> marked) mutable {
+    if (!marked.ok()) {
+      std::move(read)(marked.status());
+      return;
+    }
+    // Not what has begun: a STARTED that no worker refreshes is a ghost's.
+    scope_->backend->Refresh(ids, Backend::RefreshWhich::kNotBegun,
+                             scope_->options.pending_expire_in,
+                             scope_->options.results_expire_in,
+                             scope_->GuardDone(std::move(read)));
+  };
+  scope_->backend->MarkRecord(visit->record.kind, visit->record.id,
+                              RecordMark::kVisited, scope_->environment->Now(),
+                              scope_->options.pending_expire_in,
+                              scope_->Guard<bool>(std::move(refresh)));
 }
 
 void Sweeper::VisitChain(VisitPtr visit) {
   const WorkflowRecord& record = visit->record;
   if (!record.submitted && scope_->environment->Now() - record.create_time >
                                scope_->options.request_window) {
-    AbandonAll(visit, record.task_ids, "the chain was not submitted to its end");
+    AbandonAll(visit, record.task_ids,
+               "the chain was not submitted to its end");
     return;
   }
   auto failed = std::find_if(
@@ -166,10 +180,10 @@ void Sweeper::VisitChain(VisitPtr visit) {
       return Ended(visit->states[at]);
     });
     if (!rest.empty()) {
-      AbandonAll(visit, std::move(rest),
-                 absl::StrCat("link ", (*failed)->task_name, " (",
-                              record.task_ids[index],
-                              ") failed: ", (*failed)->error));
+      AbandonAll(
+          visit, std::move(rest),
+          absl::StrCat("link ", (*failed)->task_name, " (",
+                       record.task_ids[index], ") failed: ", (*failed)->error));
       return;
     }
   }
@@ -235,10 +249,10 @@ void Sweeper::EndGroup(VisitPtr visit, const std::optional<TaskState>& callback,
                !std::all_of(promised.begin(), promised.end(), Ended)) {
       std::vector<std::string> ids = CallbackIds(record);
       ids.erase(ids.begin());
-      AbandonAll(visit, std::move(ids),
-                 absl::StrCat("link ", callback->task_name, " (",
-                              callback->task_id,
-                              ") failed: ", callback->error));
+      AbandonAll(
+          visit, std::move(ids),
+          absl::StrCat("link ", callback->task_name, " (", callback->task_id,
+                       ") failed: ", callback->error));
     } else if (record.submitted) {
       Close(visit);
     } else {
@@ -249,7 +263,17 @@ void Sweeper::EndGroup(VisitPtr visit, const std::optional<TaskState>& callback,
     if (now - *record.claim_time > scope_->options.claim_age) {
       Log(LogLevel::kInfo, "continuing a chord's end that was cut short",
           {{"group", record.id}});
-      send();
+      // So that the next visitor does not join in while this one is at it.
+      scope_->backend->MarkRecord(
+          WorkflowRecord::kGroup, record.id, RecordMark::kClaimRenewed, now,
+          scope_->options.pending_expire_in,
+          scope_->Guard<bool>([visit, send](absl::StatusOr<bool> renewed) {
+            if (renewed.ok()) {
+              send();
+            } else {
+              std::move(visit->done)(renewed.status());
+            }
+          }));
     } else {
       visit->End();
     }
@@ -280,14 +304,14 @@ void Sweeper::AbandonAll(VisitPtr visit, std::vector<std::string> task_ids,
     steps.push_back(Abandon{.task_id = std::move(id), .cause = cause});
   }
   const bool mark = !visit->record.submitted;
-  continuation_->CarryOut(std::move(steps), [this, visit,
-                                             mark](absl::Status status) {
-    if (!status.ok() || !mark) {
-      std::move(visit->done)(std::move(status));
-      return;
-    }
-    MarkThenEnd(visit, RecordMark::kSubmitted);
-  });
+  continuation_->CarryOut(std::move(steps),
+                          [this, visit, mark](absl::Status status) {
+                            if (!status.ok() || !mark) {
+                              std::move(visit->done)(std::move(status));
+                              return;
+                            }
+                            MarkThenEnd(visit, RecordMark::kSubmitted);
+                          });
 }
 
 void Sweeper::MarkThenEnd(VisitPtr visit, RecordMark mark) {

@@ -77,6 +77,10 @@ void SetStringHeader(Task& task, std::string_view key, std::string_view value);
 inline constexpr std::string_view kAttemptHeader = "penstock-attempt";
 int AttemptOf(const Task& task);
 
+// When a task first met a worker that does not know its name: Unix milliseconds.
+inline constexpr std::string_view kUnknownSinceHeader =
+    "penstock-unknown-since";
+
 enum class Status {
   kUnknown,  // a text that we do not know; TaskState::raw_status has it
   kPending,

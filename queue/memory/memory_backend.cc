@@ -187,12 +187,18 @@ class MemoryBackend : public Backend {
   }
 
   void Refresh(std::vector<std::string> task_ids, RefreshWhich which,
-               absl::Duration ttl, Done done) override {
+               absl::Duration ttl, absl::Duration final_ttl,
+               Done done) override {
     {
       absl::MutexLock lock(&mu_);
       for (const std::string& id : task_ids) {
         TaskState* state = states_.Find(id, Now());
-        if (state == nullptr || IsFinal(state->status)) continue;
+        if (state == nullptr) continue;
+        if (IsFinal(state->status)) {
+          states_.Extend(id, Now() + final_ttl);
+          submits_.Extend(id, Now() + final_ttl);
+          continue;
+        }
         if (which == RefreshWhich::kNotBegun &&
             state->status != Status::kPending &&
             state->status != Status::kRetry) {
@@ -259,6 +265,11 @@ class MemoryBackend : public Backend {
             break;
           case RecordMark::kBurntSeen:
             if (!workflow.burnt_time.has_value()) workflow.burnt_time = now;
+            break;
+          case RecordMark::kVisited:
+            break;
+          case RecordMark::kClaimRenewed:
+            workflow.claim_time = now;
             break;
         }
         records_.Extend(key, Now() + ttl);

@@ -158,18 +158,18 @@ RedisReply FromHiredis(const redisReply& from) {
   return reply;
 }
 
-// Whether the server may well accept the same command a little later. Before
-// Redis 7 an error of a command inside a script has its code in the middle.
+// Whether the server may accept the same command a little later. Only what lies
+// in our own keys or words does not pass by itself: a key of another kind, a
+// script or a command that is wrong. All else (a server that loads, is full, is
+// no master, whose rights are being changed) must hold work up, not drop it.
 bool Passing(absl::string_view error) {
-  for (const char* code :
-       {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "OOM", "MISCONF",
-        "BUSY", "TRYAGAIN", "NOREPLICAS"}) {
-    if (absl::StartsWith(error, absl::StrCat(code, " ")) ||
-        absl::StrContains(error, absl::StrCat(": -", code, " "))) {
-      return true;
-    }
+  for (const char* lasting :
+       {"WRONGTYPE", "ERR Error running script", "ERR Error compiling script",
+        "ERR wrong number of arguments", "ERR unknown command",
+        "ERR value is not", "ERR syntax error", "ERR invalid"}) {
+    if (absl::StrContains(error, lasting)) return false;
   }
-  return false;
+  return true;
 }
 
 void Complete(RedisCommand& command, absl::StatusOr<RedisReply> result) {

@@ -464,12 +464,14 @@ class RedisBackend : public Backend {
   }
 
   void Refresh(std::vector<std::string> task_ids, RefreshWhich which,
-               absl::Duration ttl, Done done) override {
+               absl::Duration ttl, absl::Duration final_ttl,
+               Done done) override {
     std::vector<RedisCommand> commands;
     for (const std::string& id : task_ids) {
       commands.push_back(ScriptCommand(
           Scripts().refresh, TaskKeys(id),
-          {Seconds(ttl), which == RefreshWhich::kAll ? "all" : "not_begun"},
+          {Seconds(ttl), which == RefreshWhich::kAll ? "all" : "not_begun",
+           Seconds(final_ttl)},
           nullptr));
     }
     SendAll(operations_, std::move(commands),
@@ -541,8 +543,15 @@ class RedisBackend : public Backend {
       case RecordMark::kBurntSeen:
         args = {"burnt_ms", Millis(now)};
         break;
+      case RecordMark::kVisited:
+        args = {"visited", "1"};
+        break;
+      case RecordMark::kClaimRenewed:
+        args = {"claimed_ms", Millis(now)};
+        break;
     }
     args.push_back(Seconds(ttl));
+    args.push_back(mark == RecordMark::kClaimRenewed ? "HSET" : "HSETNX");
     Run(Scripts().mark_record, RecordKeys(kind, id), std::move(args),
         Reading(std::move(done), IsOne));
   }
@@ -555,6 +564,7 @@ class RedisBackend : public Backend {
         [this, close = std::move(close),
          done = std::move(done)](absl::StatusOr<RedisReply> reply) mutable {
           if (!reply.ok()) return std::move(done)(reply.status());
+          if (reply->integer == 0) return std::move(done)(absl::OkStatus());
           Run(Scripts().close_open, OpenKeys(), std::move(close),
               Ignoring(std::move(done)));
         });

@@ -205,10 +205,15 @@ hint()
 return 1
 )lua";
 
-// ARGV: ttl, 'all' or 'not_begun'. It never shortens a life.
+// ARGV: ttl, 'all' or 'not_begun', final_ttl. It never shortens a life.
 constexpr std::string_view kRefresh = R"lua(
 local text = redis.call('GET', KEYS[1])
-if not text or is_final(text) then return 0 end
+if not text then return 0 end
+if is_final(text) then
+  let_live(KEYS[1], ARGV[3])
+  let_live(KEYS[3], ARGV[3])
+  return 1
+end
 local state = state_of(text)
 if ARGV[2] ~= 'all' and state ~= 'PENDING' and state ~= 'RETRY' then
   return 0
@@ -278,10 +283,10 @@ record[#record + 1] = triggered and '1' or '0'
 return record
 )lua";
 
-// ARGV: field, value, ttl. The first value of a field stays.
+// ARGV: field, value, ttl, 'HSETNX' (the first value of a field stays) or 'HSET'.
 constexpr std::string_view kMarkRecord = R"lua(
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
+redis.call(ARGV[4], KEYS[1], ARGV[1], ARGV[2])
 let_live(KEYS[1], ARGV[3])
 if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 1 then
   let_live(KEYS[2], ARGV[3])
@@ -289,10 +294,13 @@ end
 return 1
 )lua";
 
-// ARGV: nonce.
+// ARGV: nonce. 0: the record is another submission's, and so is its open entry.
 constexpr std::string_view kRemoveRecord = R"lua(
-if redis.call('HGET', KEYS[1], 'nonce') ~= ARGV[1] then return 0 end
-return redis.call('DEL', unpack(KEYS))
+local nonce = redis.call('HGET', KEYS[1], 'nonce')
+if not nonce then return 1 end
+if nonce ~= ARGV[1] then return 0 end
+redis.call('DEL', unpack(KEYS))
+return 1
 )lua";
 
 // KEYS: the open set, the hash beside it. ARGV: member, open time ('': any),

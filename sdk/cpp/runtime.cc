@@ -139,6 +139,7 @@ void Runtime::Take(std::vector<Taken> deliveries) {
   {
     absl::MutexLock lock(&mu_);
     for (Taken& taken : deliveries) {
+      if (!IsLiveLocked(taken)) continue;
       if (draining_) {
         returned.push_back(std::move(taken));
       } else if (!AttachLocked(taken)) {
@@ -148,6 +149,24 @@ void Runtime::Take(std::vector<Taken> deliveries) {
   }
   Return(returned);
   BeginMore();
+}
+
+// The broker delivers again what a lost connection had delivered: what of that
+// has not begun is dropped, or two workers would run it.
+bool Runtime::IsLiveLocked(const Taken& taken) {
+  const uint64_t generation = taken.tag.generation;
+  if (generation > generation_) {
+    generation_ = generation;
+    const auto is_older = [generation](const Taken& other) {
+      return other.tag.generation < generation;
+    };
+    std::erase_if(backlog_, is_older);
+    for (auto& [id, run] : runs_) {
+      std::erase_if(run->joined, is_older);
+      std::erase_if(run->waiting, is_older);
+    }
+  }
+  return generation == generation_;
 }
 
 // A copy of what is under way here, or another attempt of it, hangs on to that.

@@ -11,6 +11,7 @@
 #ifndef PENSTOCK_SDK_CPP_RUNTIME_H_
 #define PENSTOCK_SDK_CPP_RUNTIME_H_
 
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <map>
@@ -100,6 +101,7 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
 
   void OnDelivery(Delivery delivery);
   void Take(std::vector<Taken> deliveries);
+  bool IsLiveLocked(const Taken& taken) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool AttachLocked(Taken& taken) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Run* NextToBeginLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void BeginMore();
@@ -144,6 +146,8 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   std::unique_ptr<Consumer> consumer_ ABSL_GUARDED_BY(gate_);
 
   absl::Mutex mu_;
+  // Of the connection that delivered last (DeliveryTag).
+  uint64_t generation_ ABSL_GUARDED_BY(mu_) = 0;
   std::deque<Taken> backlog_ ABSL_GUARDED_BY(mu_);  // not begun
   std::unordered_map<std::string, std::unique_ptr<Run>> runs_
       ABSL_GUARDED_BY(mu_);

@@ -464,7 +464,7 @@ TEST_P(BackendTest, NothingAskedIsAnsweredWithNothing) {
   EXPECT_TRUE(GetStates({}).empty());
   EXPECT_TRUE(TakeBack({}, "nonce"));
   EXPECT_TRUE(AwaitDone([&](auto done) {
-                backend_->Refresh({}, Backend::RefreshWhich::kAll, kTtl,
+                backend_->Refresh({}, Backend::RefreshWhich::kAll, kTtl, kFinalTtl,
                                   std::move(done));
               }).ok());
 }
@@ -789,7 +789,7 @@ TEST_P(BackendTest, AStateExpiresUnlessItIsRefreshed) {
   using Which = Backend::RefreshWhich;
   auto refresh = [&](std::vector<std::string> ids, Which which) {
     ASSERT_TRUE(AwaitDone([&](auto done) {
-                  backend_->Refresh(std::move(ids), which, kTtl,
+                  backend_->Refresh(std::move(ids), which, kTtl, kFinalTtl,
                                     std::move(done));
                 }).ok());
   };

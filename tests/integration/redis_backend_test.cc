@@ -373,7 +373,7 @@ TEST_F(RedisBackendTest, ARefreshNeverShortensALife) {
   ASSERT_TRUE(TryCreate("t").ok());
   Cli({"EXPIRE", "t", "90000"});
   ASSERT_TRUE(AwaitDone([&](auto done) {
-                backend_->Refresh({"t"}, Backend::RefreshWhich::kNotBegun, kTtl,
+                backend_->Refresh({"t"}, Backend::RefreshWhich::kNotBegun, kTtl, kTtl,
                                   std::move(done));
               }).ok());
   EXPECT_THAT(SecondsToLive("t"), Ge(89'000));

@@ -122,9 +122,11 @@ class FailingBackend : public Backend {
     });
   }
   void Refresh(std::vector<std::string> task_ids, RefreshWhich which,
-               absl::Duration ttl, Done done) override {
+               absl::Duration ttl, absl::Duration final_ttl,
+               Done done) override {
     Pass("Refresh", std::move(done), [&](auto callback) {
-      real_->Refresh(std::move(task_ids), which, ttl, std::move(callback));
+      real_->Refresh(std::move(task_ids), which, ttl, final_ttl,
+                     std::move(callback));
     });
   }
   void CreateRecord(WorkflowRecord record, absl::Time visit, absl::Duration ttl,

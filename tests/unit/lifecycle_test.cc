@@ -438,6 +438,17 @@ TEST_F(LifecycleTest, AHalfSentGroupSaysSoAndARepeatCompletesIt) {
   EXPECT_EQ(Seen("cb"), "SUCCESS 3");
 }
 
+TEST_F(LifecycleTest, AGroupThatIsPartlyUnknownIsNotCalledUnsent) {
+  broker_.FailNextPublish(MakeError(absl::StatusCode::kFailedPrecondition,
+                                    reason::kQueueNotFound, "nowhere"));
+  broker_.FailNextPublish(MakeError(absl::StatusCode::kUnavailable,
+                                    reason::kBrokerUnavailable, "cut"));
+  const absl::Status status =
+      SendGroup("g", {Add("a", {1}), Add("b", {2})}).status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_EQ(Seen("a"), "PENDING");
+}
+
 // --- crashes and lost replies
 
 TEST_F(LifecycleTest, ATaskWhoseWorkerDiedRunsAgain) {
@@ -576,6 +587,28 @@ TEST_F(LifecycleTest, AFollowUpThatNoQueueTakesEndsVisibly) {
   EXPECT_EQ(backend_.dead()[0].task_id, "child");
 }
 
+TEST_F(LifecycleTest, AnOverdueTaskIsGivenTimeForItsQueueToCome) {
+  lifecycle_->Stop();  // nobody moves it when it is due
+  lifecycle_ = std::make_unique<Lifecycle>(&broker_, &backend_, &environment_,
+                                           LifecycleOptions{});
+  Task task = Add("t", {1});
+  task.routing_key = "comes_late";
+  task.eta = ZonedTime{.time = environment_.Now() + absl::Seconds(1)};
+  ASSERT_TRUE(Send(task).ok());
+  environment_.Advance(absl::Hours(1));
+  lifecycle_->Start();
+  environment_.Advance(absl::Seconds(5));
+  EXPECT_EQ(Seen("t"), "PENDING");
+  consumer_ = memory_broker_
+                  ->Consume({.queues = {"comes_late"}, .prefetch = 1},
+                            [this](Delivery delivery) {
+                              Deliver(std::move(delivery));
+                            })
+                  .value();
+  environment_.Advance(absl::Minutes(1));
+  EXPECT_EQ(Seen("t"), "SUCCESS 1");
+}
+
 TEST_F(LifecycleTest, ADelayedTaskThatNoQueueTakesEndsVisibly) {
   Task task = Add("t", {1});
   task.routing_key = "nowhere";
@@ -629,6 +662,33 @@ TEST_F(LifecycleTest, EachMemberOfAChordIsReadABoundedNumberOfTimes) {
     EXPECT_LE(backend_.states_read() - read_before, 5 * n) << n << " members";
     consumer_.reset();
   }
+}
+
+TEST_F(LifecycleTest, AMemberThatEndedLongAgoStillCounts) {
+  Task late = Add("late", {2});
+  late.eta = ZonedTime{.time = environment_.Now() + absl::Hours(5)};
+  ASSERT_TRUE(SendGroup("g", {Add("early", {1}), late},
+                        Task{.id = "cb", .name = "add"})
+                  .ok());
+  StartWorker();
+  environment_.Advance(absl::Hours(5) + absl::Seconds(1));
+  EXPECT_EQ(Seen("early"), "SUCCESS 1");
+  EXPECT_EQ(Seen("cb"), "SUCCESS 3");
+}
+
+TEST_F(LifecycleTest, AnEndedChainIsClosedHoweverLongItTook) {
+  Task slow{.id = "slow", .name = "slow"};
+  handlers_["slow"] = [](const Task& task) {
+    if (AttemptOf(task) > 1) return Success({});
+    Outcome outcome = Failure("come back");
+    outcome.retry_after = absl::Hours(5);
+    return outcome;
+  };
+  ASSERT_TRUE(SendChain({Add("first", {1}), slow}).ok());
+  StartWorker();
+  environment_.Advance(absl::Hours(5) + absl::Minutes(1));
+  EXPECT_EQ(Seen("slow"), "SUCCESS");
+  EXPECT_TRUE(NothingIsOpen());
 }
 
 TEST_F(LifecycleTest, AGroupThatAGoClientLaidEndsToo) {

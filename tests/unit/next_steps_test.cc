@@ -246,6 +246,14 @@ TEST(PlanRetry, APermanentFailureIsNotTriedAgain) {
   EXPECT_FALSE(PlanRetry(task, std::nullopt, true, kNow).has_value());
 }
 
+TEST(NextAttempt, ForgetsThatItsNameWasUnknownSomewhere) {
+  Task task{.id = "t"};
+  SetStringHeader(task, kUnknownSinceHeader, "1");
+  EXPECT_FALSE(StringHeader(NextAttempt(task, {.attempt = 2}),
+                            kUnknownSinceHeader)
+                   .has_value());
+}
+
 TEST(NextFibonacci, IsStrictlyGreater) {
   const std::vector<std::pair<int64_t, int64_t>> expected = {
       {-1, 1}, {0, 1}, {1, 2}, {2, 3}, {3, 5}, {4, 5}, {5, 8}, {8, 13}, {100, 144}};
