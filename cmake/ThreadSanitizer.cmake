@@ -19,7 +19,3 @@ endforeach()
 # absl's flags use fences, of which gcc warns that this sanitizer does not follow
 # them: main() reads flags before there is a second thread.
 target_compile_options(penstock_flags INTERFACE -Wno-tsan)
-
-# absl's flags fence by hand, which the sanitizer does not follow; they are read
-# before there is a second thread.
-add_compile_options(-Wno-tsan)
