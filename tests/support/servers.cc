@@ -69,7 +69,7 @@ absl::Status AwaitReady(Process* process, int port, std::string_view hello,
 
 absl::Status StopProcess(std::unique_ptr<Process>* process) {
   if (*process == nullptr) return absl::OkStatus();
-  const absl::Status status = (*process)->Stop(kStopLimit).status();
+  absl::Status status = (*process)->Stop(kStopLimit).status();
   process->reset();
   return status;
 }
