@@ -157,6 +157,7 @@ absl::StatusOr<int> Process::Stop(absl::Duration grace) {
 
 void Process::Kill() {
   if (reaped_) return;
+  kill(-pid_, SIGKILL);  // and what it started: it leads a group of its own
   kill(pid_, SIGKILL);
   Wait(absl::Seconds(30)).IgnoreError();
 }

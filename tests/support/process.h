@@ -49,7 +49,7 @@ class Process {
   // exit status otherwise. Wakes a stopped (SIGSTOP) child first.
   absl::StatusOr<int> Stop(absl::Duration grace);
 
-  // SIGKILL, and reaps it. No error when it had ended before.
+  // SIGKILL to it and its children, and reaps it. Nothing when it has ended.
   void Kill();
 
   // Resident memory at its highest.
