@@ -24,9 +24,9 @@ class Environment {
   // Uniform in [0, 1): jitter.
   virtual double Random() = 0;
 
-  // Runs `task` once, on the environment's own thread, `delay` from now; earlier
-  // (at once) on shutdown never: what has not run by then is dropped. Must not
-  // block. Thread-safe.
+  // Runs `task` once, on the environment's own thread, `delay` from now; what has
+  // not run when the environment ends is dropped. `task` must not block.
+  // Thread-safe.
   virtual void RunAfter(absl::Duration delay, Closure task) = 0;
 };
 

@@ -139,7 +139,8 @@ class Lifecycle {
   void Start();
 
   // Ends the mover, the sweeper and all repeating; the callbacks of what was
-  // repeating get CANCELLED. Idempotent.
+  // repeating get CANCELLED. Idempotent. Not from inside a callback, and nothing
+  // is submitted, begun or finished after it.
   void Stop();
 
  private:

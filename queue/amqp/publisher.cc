@@ -29,7 +29,6 @@ constexpr size_t kWindow = 512;
 // number the connection is given up.
 constexpr size_t kMostUnconfirmed = 16'384;
 constexpr int kFramesPerTurn = 256;
-constexpr size_t kMaxBody = 16 << 20;
 constexpr size_t kMaxShortString = 255;  // AMQP's, for keys and ids
 constexpr size_t kMaxHeaders = 32'768;   // bytes; all must go in one frame
 constexpr size_t kFrameOverhead = 512;   // of a message without headers
@@ -252,12 +251,13 @@ void AmqpPublisher::AwaitNextTry(const std::stop_token& stop) {
 void AmqpPublisher::TakeMail() {
   for (Item& item : mailbox_.Take()) {
     const Message& message = item.message;
-    if (message.body.size() > kMaxBody) {
+    if (message.body.size() > kMaxMessageBytes) {
       Answer(item.done,
              MakeError(absl::StatusCode::kResourceExhausted,
                        reason::kPayloadTooLarge,
                        absl::StrCat("the message has ", message.body.size(),
-                                    " bytes; the limit is ", kMaxBody)));
+                                    " bytes; the limit is ",
+                                    kMaxMessageBytes)));
       continue;
     }
     if (message.queue.empty() && message.routing_key.empty()) {
