@@ -97,6 +97,15 @@ class Broker {
   virtual void PublishDead(std::string queue, std::string body,
                            std::string reason, Done done) = 0;
 
+  // Whether the broker itself keeps messages until they are due: machinery's
+  // delayed_tasks in Redis, its delay queues in RabbitMQ. Otherwise the backend's
+  // delayed set does, and the mover publishes what is due.
+  virtual bool KeepsDelayed() const = 0;
+
+  // Publishes `message` when `due` has come; OK when the broker has it for good.
+  // Otherwise Publish's results. Only where KeepsDelayed.
+  virtual void PublishAt(Message message, absl::Time due, Done done) = 0;
+
   // Starts to consume. `on_delivery` is called on the consumer's own thread, one
   // delivery at a time, and must not block; it may call the Consumer.
   // INVALID_ARGUMENT for options that can never work.

@@ -32,9 +32,24 @@ DelayedTask DelayedOf(const Task& task, absl::Time due) {
           .priority = task.priority};
 }
 
+void Delay(Scope& scope, DelayedTask task, Done done) {
+  if (!scope.broker->KeepsDelayed()) {
+    scope.backend->Lay(std::move(task), std::move(done));
+    return;
+  }
+  Message message{.task_id = std::move(task.task_id),
+                  .routing_key = std::move(task.routing_key),
+                  .queue = std::move(task.queue),
+                  .body = std::move(task.body),
+                  .priority = task.priority};
+  absl::StatusOr<Task> decoded = DecodeTask(message.body);
+  if (decoded.ok()) message.headers = std::move(decoded->headers);
+  scope.broker->PublishAt(std::move(message), task.due, std::move(done));
+}
+
 void Dispatch(Scope& scope, const Task& task, absl::Time deadline, Done done) {
   if (task.eta.has_value() && task.eta->time > scope.environment->Now()) {
-    scope.backend->Lay(DelayedOf(task, task.eta->time), std::move(done));
+    Delay(scope, DelayedOf(task, task.eta->time), std::move(done));
     return;
   }
   scope.broker->Publish({.task_id = task.id,

@@ -19,6 +19,10 @@ absl::Duration PendingTtl(const Scope& scope, const Task& task);
 // `task` as a member of the delayed set.
 DelayedTask DelayedOf(const Task& task, absl::Time due);
 
+// Lets `task` wait until it is due: in the broker if that keeps such tasks,
+// otherwise in the backend's delayed set. One try; errors of whichever it is.
+void Delay(Scope& scope, DelayedTask task, Done done);
+
 // Sends `task`, whose PENDING stands. OK when broker or backend has confirmed
 // it; otherwise Broker::Publish's errors, or the backend's.
 void Dispatch(Scope& scope, const Task& task, absl::Time deadline, Done done);

@@ -284,7 +284,7 @@ void Lifecycle::Core::LayNextAttempt(const Task& task, const RetryPlan& plan,
   DelayedTask delayed = DelayedOf(NextAttempt(task, plan), plan.due);
   scope.Repeat<bool>(
       [this, delayed = std::move(delayed)](Callback<bool> cb) {
-        scope.backend->Lay(delayed, AsDone(std::move(cb)));
+        Delay(scope, delayed, AsDone(std::move(cb)));
       },
       [this, task, due = plan.due,
        done = std::move(done)](absl::StatusOr<bool> laid) mutable {
@@ -332,7 +332,7 @@ void Lifecycle::PassOn(Task task, const std::string& queue, Done done) {
   delayed.queue = queue;
   scope.Repeat<bool>(
       [&scope, delayed = std::move(delayed)](Callback<bool> cb) {
-        scope.backend->Lay(delayed, AsDone(std::move(cb)));
+        Delay(scope, delayed, AsDone(std::move(cb)));
       },
       [core, due = now + pause,
        done = std::move(done)](absl::StatusOr<bool> laid) mutable {

@@ -37,6 +37,15 @@ class AmqpBroker : public Broker {
                            std::move(done));
   }
 
+  bool KeepsDelayed() const override { return false; }
+  void PublishAt(Message, absl::Time, Done done) override {
+    environment_->RunAfter(
+        absl::ZeroDuration(), [done = std::move(done)]() mutable {
+          std::move(done)(
+              absl::UnimplementedError("delays are the backend's"));
+        });
+  }
+
   absl::StatusOr<std::unique_ptr<Consumer>> Consume(
       ConsumeOptions options,
       absl::AnyInvocable<void(Delivery)> on_delivery) override {

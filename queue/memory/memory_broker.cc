@@ -291,6 +291,12 @@ class MemoryBroker : public Broker {
     Complete(std::move(done), absl::OkStatus());
   }
 
+  bool KeepsDelayed() const override { return false; }
+  void PublishAt(Message, absl::Time, Done done) override {
+    Complete(std::move(done),
+             absl::UnimplementedError("delays are the backend's"));
+  }
+
   absl::StatusOr<std::unique_ptr<Consumer>> Consume(
       ConsumeOptions options,
       absl::AnyInvocable<void(Delivery)> on_delivery) override {

@@ -53,6 +53,10 @@ class FailingBroker : public Broker {
     real_->PublishDead(std::move(queue), std::move(body), std::move(reason),
                        std::move(done));
   }
+  bool KeepsDelayed() const override { return real_->KeepsDelayed(); }
+  void PublishAt(Message message, absl::Time due, Done done) override {
+    real_->PublishAt(std::move(message), due, std::move(done));
+  }
   absl::StatusOr<std::unique_ptr<Consumer>> Consume(
       ConsumeOptions options,
       absl::AnyInvocable<void(Delivery)> on_delivery) override {

@@ -140,6 +140,10 @@ class ScriptedBroker final : public Broker {
     Note(buried_, std::move(body));
     Succeed(std::move(done));
   }
+  bool KeepsDelayed() const override { return false; }
+  void PublishAt(Message, absl::Time, Done) override {
+    ADD_FAILURE() << "delays are the backend's";
+  }
   absl::StatusOr<std::unique_ptr<Consumer>> Consume(
       ConsumeOptions options,
       absl::AnyInvocable<void(Delivery)> on_delivery) override {
