@@ -91,6 +91,16 @@ struct ContinueAnswer {
   TaskState recorded;
 };
 
+struct CancelAnswer {
+  enum Kind {
+    kCancelled,  // it had not begun: its steps are the caller's to carry out
+    kRunning,    // it had: whoever holds its delivery carries them out
+    kFinal,      // it had ended before
+    kUnknown,    // no state stands; nothing was written
+  } kind = kCancelled;
+  TaskState recorded;  // what stands now
+};
+
 // ---- workflow records -----------------------------------------------------
 
 // What must outlive a Go writer about an open group or chain. Its id is the
@@ -199,6 +209,12 @@ class Backend {
   virtual void Abandon(TaskState failure, absl::Duration ttl,
                        Callback<bool> done) = 0;
 
+  // Ends a task that is not final: `cancelled` is FAILURE with a run of its own.
+  // A mark stays beside it as with Abandon, for as long as the task's delivery
+  // may still come.
+  virtual void Cancel(TaskState cancelled, absl::Duration final_ttl,
+                      Callback<CancelAnswer> done) = 0;
+
   // States in request order; nullopt where none is known. Served apart from the
   // other operations, so that big reads do not delay them.
   virtual void GetStates(
@@ -255,6 +271,10 @@ class Backend {
   // `lease`. At most `limit` (up to 1000).
   virtual void LeaseDue(int limit, absl::Duration lease,
                         Callback<LeasedBatch> done) = 0;
+
+  // The delayed task of this id as RemoveLeased would find it now.
+  virtual void GetDelayed(std::string task_id,
+                          Callback<std::optional<LeasedTask>> done) = 0;
 
   // Removes a leased task after its publish was confirmed, only if the lease
   // still stands and the body is still of the attempt that was leased.

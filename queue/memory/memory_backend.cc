@@ -39,6 +39,10 @@ class ExpiringMap {
     auto it = entries_.find(key);
     if (it != entries_.end()) it->second.expires = expires;
   }
+  absl::Time ExpiresAt(const std::string& key) const {
+    auto it = entries_.find(key);
+    return it == entries_.end() ? absl::InfinitePast() : it->second.expires;
+  }
   void Erase(const std::string& key) { entries_.erase(key); }
   void DropExpired(absl::Time now) {
     std::erase_if(entries_,
@@ -56,10 +60,6 @@ class ExpiringMap {
 struct Submit {
   std::string payload_hash;
   std::string nonce;
-};
-struct Mark {
-  std::string error;
-  std::string error_type;
 };
 struct Record {
   WorkflowRecord workflow;
@@ -157,19 +157,28 @@ class MemoryBackend : public Backend {
     {
       absl::MutexLock lock(&mu_);
       TaskState* state = FindRestored(failure.task_id, ttl);
-      Mark* mark = marks_.Find(failure.task_id, Now());
+      const TaskState* mark = marks_.Find(failure.task_id, Now());
       if (state != nullptr && IsFinal(state->status)) {
         // A repeat answers as the first time did.
         abandoned = mark != nullptr && mark->error == failure.error &&
                     state->error == failure.error;
       } else if (state == nullptr || state->status == Status::kPending) {
         abandoned = true;
-        marks_.Put(failure.task_id, {failure.error, failure.error_type},
-                   Now() + ttl);
-        WriteOver(state, std::move(failure), ttl);
+        const std::string id = failure.task_id;
+        marks_.Put(id, *WriteOver(state, std::move(failure), ttl), Now() + ttl);
       }
     }
     Complete(std::move(done), abandoned);
+  }
+
+  void Cancel(TaskState cancelled, absl::Duration final_ttl,
+              Callback<CancelAnswer> done) override {
+    CancelAnswer answer;
+    {
+      absl::MutexLock lock(&mu_);
+      answer = CancelOne(std::move(cancelled), final_ttl);
+    }
+    Complete(std::move(done), std::move(answer));
   }
 
   void GetStates(std::vector<std::string> task_ids,
@@ -386,6 +395,19 @@ class MemoryBackend : public Backend {
     Complete(std::move(done), std::move(batch));
   }
 
+  void GetDelayed(std::string task_id,
+                  Callback<std::optional<LeasedTask>> done) override {
+    std::optional<LeasedTask> found;
+    {
+      absl::MutexLock lock(&mu_);
+      auto it = delayed_.find(task_id);
+      if (it != delayed_.end()) {
+        found = LeasedTask{.task = it->second.task, .lease = it->second.score};
+      }
+    }
+    Complete(std::move(done), std::move(found));
+  }
+
   void RemoveLeased(LeasedTask leased, Done done) override {
     {
       absl::MutexLock lock(&mu_);
@@ -442,15 +464,12 @@ class MemoryBackend : public Backend {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     TaskState* state = states_.Find(id, Now());
     if (state != nullptr && IsFinal(state->status)) return state;
-    Mark* mark = marks_.Find(id, Now());
+    const TaskState* mark = marks_.Find(id, Now());
     if (mark == nullptr) return state;
-    TaskState failure{.task_id = id,
-                      .status = Status::kFailure,
-                      .error = mark->error,
-                      .create_time = Now(),
-                      .error_type = mark->error_type,
-                      .finish_time = Now()};
-    return WriteOver(state, std::move(failure), final_ttl);
+    marks_.Extend(id, Now() + final_ttl);
+    TaskState* restored = Write(*mark, final_ttl);
+    Hint(id);
+    return restored;
   }
 
   TaskState* Write(TaskState state, absl::Duration ttl)
@@ -547,6 +566,28 @@ class MemoryBackend : public Backend {
     return {FinishAnswer::kWritten, {}};
   }
 
+  CancelAnswer CancelOne(TaskState cancelled, absl::Duration final_ttl)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    const std::string id = cancelled.task_id;
+    TaskState* state = states_.Find(id, Now());
+    if (state != nullptr && IsFinal(state->status) &&
+        state->run == cancelled.run) {
+      return {CancelAnswer::kCancelled, *state};
+    }
+    state = FindRestored(id, final_ttl);
+    if (state == nullptr) return {CancelAnswer::kUnknown, {}};
+    if (IsFinal(state->status)) return {CancelAnswer::kFinal, *state};
+    const bool begun = state->status != Status::kPending &&
+                       state->status != Status::kRetry;
+    // The delivery may come as late as the state would have lived.
+    const absl::Time until =
+        std::max(states_.ExpiresAt(id), Now() + final_ttl);
+    const TaskState& written =
+        *WriteOver(state, std::move(cancelled), final_ttl);
+    marks_.Put(id, written, until);
+    return {begun ? CancelAnswer::kRunning : CancelAnswer::kCancelled, written};
+  }
+
   PendingAnswer CreateRecordLocked(WorkflowRecord record, absl::Time visit,
                                    absl::Duration ttl)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -611,7 +652,7 @@ class MemoryBackend : public Backend {
   absl::Mutex mu_;
   ExpiringMap<TaskState> states_ ABSL_GUARDED_BY(mu_);
   ExpiringMap<Submit> submits_ ABSL_GUARDED_BY(mu_);
-  ExpiringMap<Mark> marks_ ABSL_GUARDED_BY(mu_);
+  ExpiringMap<TaskState> marks_ ABSL_GUARDED_BY(mu_);
   ExpiringMap<Record> records_ ABSL_GUARDED_BY(mu_);
   ExpiringMap<GroupMeta> metas_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, Open> open_ ABSL_GUARDED_BY(mu_);

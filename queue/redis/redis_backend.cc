@@ -445,6 +445,23 @@ class RedisBackend : public Backend {
         Reading(std::move(done), IsOne));
   }
 
+  void Cancel(TaskState cancelled, absl::Duration final_ttl,
+              Callback<CancelAnswer> done) override {
+    auto [head, created, tail] = SplitAtCreateTime(cancelled);
+    Run(Scripts().cancel, TaskKeys(cancelled.task_id),
+        {std::move(head), std::move(created), std::move(tail), cancelled.run,
+         Seconds(final_ttl)},
+        Reading(std::move(done),
+                [id = cancelled.task_id](const RedisReply& reply) {
+                  return ReadAnswer<CancelAnswer>(
+                      id, reply,
+                      {{"cancelled", CancelAnswer::kCancelled},
+                       {"running", CancelAnswer::kRunning},
+                       {"final", CancelAnswer::kFinal},
+                       {"unknown", CancelAnswer::kUnknown}});
+                }));
+  }
+
   void GetStates(
       std::vector<std::string> task_ids,
       Callback<std::vector<std::optional<TaskState>>> done) override {
@@ -618,6 +635,23 @@ class RedisBackend : public Backend {
         {absl::StrCat(std::clamp(limit, 0, kMostLeased)),
          absl::StrCat(absl::ToInt64Milliseconds(lease))},
         Reading(std::move(done), ReadLeased));
+  }
+
+  void GetDelayed(std::string task_id,
+                  Callback<std::optional<LeasedTask>> done) override {
+    Words args = {task_id};
+    Run(Scripts().get_delayed, delayed_keys_, std::move(args),
+        Reading(std::move(done),
+                [id = std::move(task_id)](const RedisReply& reply)
+                    -> absl::StatusOr<std::optional<LeasedTask>> {
+                  if (reply.elements.empty()) return std::nullopt;
+                  if (reply.elements.size() != 2) return Unexpected("its size");
+                  auto score = ParseInteger(reply.elements[0].text);
+                  if (!score.ok()) return score.status();
+                  auto task = ParseDelayed(id, reply.elements[1].text);
+                  if (!task.ok()) return task.status();
+                  return LeasedTask{.task = *std::move(task), .lease = *score};
+                }));
   }
 
   void RemoveLeased(LeasedTask leased, Done done) override {

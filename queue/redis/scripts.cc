@@ -205,6 +205,27 @@ hint()
 return 1
 )lua";
 
+// ARGV: head, created, tail, run, final_ttl.
+constexpr std::string_view kCancel = R"lua(
+local before = redis.call('GET', KEYS[1])
+if is_final(before) and run_of(before) == ARGV[4] then
+  return {'cancelled', before}
+end
+local old = standing(ARGV[5])
+if not old then return {'unknown', ''} end
+if is_final(old) then return {'final', old} end
+local state = state_of(old)
+local text = merged(old, ARGV[1], ARGV[2], ARGV[3])
+-- The delivery may come as late as the state would have lived.
+local left = math.ceil(redis.call('PTTL', KEYS[1]) / 1000)
+redis.call('SET', KEYS[2], text, 'EX',
+           string.format('%.0f', math.max(left, tonumber(ARGV[5]))))
+write(text, ARGV[5])
+hint()
+local waits = state == 'PENDING' or state == 'RETRY'
+return {waits and 'cancelled' or 'running', text}
+)lua";
+
 // ARGV: ttl, 'all' or 'not_begun', final_ttl. It never shortens a life.
 constexpr std::string_view kRefresh = R"lua(
 local text = redis.call('GET', KEYS[1])
@@ -361,7 +382,7 @@ end
 return answer
 )lua";
 
-// KEYS of the three: the delayed set, the hash beside it. ARGV: id, due, text;
+// KEYS of the four: the delayed set, the hash beside it. ARGV: id, due, text;
 // the text begins with the attempt and a space.
 constexpr std::string_view kLay = R"lua(
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
@@ -393,6 +414,14 @@ end
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 if first[2] then answer[2] = string.format('%.0f', tonumber(first[2])) end
 return answer
+)lua";
+
+// ARGV: id. Its score and its text, or nothing.
+constexpr std::string_view kGetDelayed = R"lua(
+local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
+local text = redis.call('HGET', KEYS[2], ARGV[1])
+if not score or not text then return {} end
+return {string.format('%.0f', tonumber(score)), text}
 )lua";
 
 // ARGV: id, lease, attempt.
@@ -435,6 +464,7 @@ const RedisScripts& Scripts() {
       .finish = MakeScript(kTask, kFinish),
       .continue_task = MakeScript(kTask, kContinue),
       .abandon = MakeScript(kTask, kAbandon),
+      .cancel = MakeScript(kTask, kCancel),
       .refresh = MakeScript(kTask, kRefresh),
       .open_record = MakeScript("", kOpenRecord),
       .create_record = MakeScript(kRecord, kCreateRecord),
@@ -447,6 +477,7 @@ const RedisScripts& Scripts() {
       .lease_open = MakeScript("", kLeaseOpen),
       .lay = MakeScript("", kLay),
       .lease_due = MakeScript("", kLeaseDue),
+      .get_delayed = MakeScript("", kGetDelayed),
       .remove_leased = MakeScript("", kRemoveLeased),
       .lay_dead = MakeScript("", kLayDead),
   };

@@ -24,6 +24,7 @@ struct RedisScripts {
   RedisScript finish;
   RedisScript continue_task;
   RedisScript abandon;
+  RedisScript cancel;
   RedisScript refresh;
   RedisScript open_record;
   RedisScript create_record;
@@ -36,6 +37,7 @@ struct RedisScripts {
   RedisScript lease_open;
   RedisScript lay;
   RedisScript lease_due;
+  RedisScript get_delayed;
   RedisScript remove_leased;
   RedisScript lay_dead;
 };

@@ -143,6 +143,16 @@ class BackendTest : public ::testing::TestWithParam<const char*> {
     return state;
   }
 
+  static TaskState Cancellation(std::string id, std::string error,
+                                std::string run = "run-c1") {
+    TaskState state = State(std::move(id), Status::kFailure);
+    state.error = std::move(error);
+    state.error_type = std::string(kErrorCancelled);
+    state.run = std::move(run);
+    state.finish_time = Ms(1'700'000'004'000);
+    return state;
+  }
+
   // ---- operations as verbs
 
   PendingAnswer CreatePending(const std::string& id, std::string hash,
@@ -196,6 +206,14 @@ class BackendTest : public ::testing::TestWithParam<const char*> {
     });
     EXPECT_TRUE(answer.ok()) << answer.status();
     return answer.value_or(false);
+  }
+
+  CancelAnswer Cancel(TaskState cancelled, absl::Duration final_ttl = kTtl) {
+    auto answer = Await<CancelAnswer>([&](auto done) {
+      backend_->Cancel(std::move(cancelled), final_ttl, std::move(done));
+    });
+    EXPECT_TRUE(answer.ok()) << answer.status();
+    return answer.value_or(CancelAnswer{});
   }
 
   bool TakeBack(std::vector<std::string> ids, std::string nonce) {
@@ -739,6 +757,66 @@ TEST_P(BackendTest, AnAbandonedTaskIsFinal) {
   EXPECT_EQ(Get(id), failure);
 }
 
+TEST_P(BackendTest, CancelEndsWhatIsNotFinal) {
+  struct Case {
+    Recorded recorded;
+    CancelAnswer::Kind answer;
+  };
+  using A = CancelAnswer;
+  for (const Case& c : {Case{Recorded::kNothing, A::kUnknown},
+                        Case{Recorded::kPending, A::kCancelled},
+                        Case{Recorded::kStarted1, A::kRunning},
+                        Case{Recorded::kRetry, A::kCancelled},
+                        Case{Recorded::kSuccess, A::kFinal},
+                        Case{Recorded::kFailure, A::kFinal},
+                        Case{Recorded::kAbandoned, A::kFinal}}) {
+    SCOPED_TRACE(Name(c.recorded));
+    const std::string id =
+        Id(absl::StrCat("task", static_cast<int>(c.recorded)));
+    Arrange(id, c.recorded);
+    const auto before = Get(id);
+    const TaskState cancelled = Cancellation(id, "cancelled: \"by\" {me}");
+    const CancelAnswer answer = Cancel(cancelled);
+    EXPECT_EQ(answer.kind, c.answer);
+    if (c.answer == A::kUnknown || c.answer == A::kFinal) {
+      EXPECT_EQ(Get(id), before);
+      continue;
+    }
+    EXPECT_EQ(Get(id), cancelled);
+    EXPECT_EQ(answer.recorded, cancelled);
+    EXPECT_EQ(Cancel(cancelled).kind, A::kCancelled)
+        << "a repeat of the same cancellation is no other one";
+    EXPECT_EQ(Cancel(Cancellation(id, "another", "run-c2")).kind, A::kFinal);
+  }
+}
+
+TEST_P(BackendTest, ACancelledTaskIsFinal) {
+  const std::string id = Id("task");
+  Arrange(id, Recorded::kStarted1);
+  const TaskState cancelled = Cancellation(id, "cancelled: enough");
+  Cancel(cancelled);
+  EXPECT_EQ(Finish(Outcome(id, Status::kSuccess, 1, "run-1")).recorded,
+            cancelled);
+  EXPECT_EQ(Begin(id, 2, "run").recorded, cancelled);
+  EXPECT_EQ(Continue(id).recorded, cancelled);
+  EXPECT_FALSE(Abandon(Abandonment(id, "link a failed")));
+  EXPECT_EQ(Get(id), cancelled);
+}
+
+TEST_P(BackendTest, ACancelledTaskStaysSoWhenItsStateHasExpired) {
+  const std::string id = Id("task");
+  Arrange(id, Recorded::kPending);
+  const TaskState cancelled = Cancellation(id, "cancelled: enough");
+  Cancel(cancelled, absl::Seconds(1));
+  const absl::Time limit = absl::Now() + kHang;
+  while (Get(id).has_value() && absl::Now() < limit) {
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  const BeginAnswer answer = Begin(id, 1, "late");
+  EXPECT_EQ(answer.kind, BeginAnswer::kFinal);
+  EXPECT_EQ(answer.recorded, cancelled);
+}
+
 // ---- reads, times to live
 // -------------------------------------------------------
 
@@ -1020,6 +1098,26 @@ TEST_P(BackendTest, ARemovedTaskIsGone) {
   RemoveLeased(batch.tasks[0]);
   RemoveLeased(batch.tasks[0]);  // a repeat does no harm
   EXPECT_EQ(LeaseDue().next_due, std::nullopt);
+}
+
+TEST_P(BackendTest, ADelayedTaskIsFoundByItsIdAndMayBeRemoved) {
+  const DelayedTask task = Delayed(Id("task"), Ms(1'000));
+  Lay(task);
+  auto get = [&](const std::string& id) {
+    auto found = Await<std::optional<LeasedTask>>(
+        [&](auto done) { backend_->GetDelayed(id, std::move(done)); });
+    EXPECT_TRUE(found.ok()) << found.status();
+    return found.value_or(std::nullopt);
+  };
+  EXPECT_FALSE(get(Id("other")).has_value());
+  const std::optional<LeasedTask> found = get(task.task_id);
+  ASSERT_TRUE(found.has_value());
+  EXPECT_EQ(found->task, task);
+  LeaseDue();  // a mover takes it on: what was found is another lease
+  RemoveLeased(*found);
+  ASSERT_TRUE(get(task.task_id).has_value());
+  RemoveLeased(*get(task.task_id));
+  EXPECT_FALSE(get(task.task_id).has_value());
 }
 
 TEST_P(BackendTest, ATaskThatWasLaidAgainIsNotRemovedByAnOldLease) {

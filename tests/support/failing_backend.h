@@ -110,6 +110,12 @@ class FailingBackend : public Backend {
       real_->Abandon(std::move(failure), ttl, std::move(callback));
     });
   }
+  void Cancel(TaskState cancelled, absl::Duration final_ttl,
+              Callback<CancelAnswer> done) override {
+    Pass("Cancel", std::move(done), [&](auto callback) {
+      real_->Cancel(std::move(cancelled), final_ttl, std::move(callback));
+    });
+  }
   void GetStates(
       std::vector<std::string> task_ids,
       Callback<std::vector<std::optional<TaskState>>> done) override {
@@ -189,6 +195,12 @@ class FailingBackend : public Backend {
                 Callback<LeasedBatch> done) override {
     Pass("LeaseDue", std::move(done), [&](auto callback) {
       real_->LeaseDue(limit, lease, std::move(callback));
+    });
+  }
+  void GetDelayed(std::string task_id,
+                  Callback<std::optional<LeasedTask>> done) override {
+    Pass("GetDelayed", std::move(done), [&](auto callback) {
+      real_->GetDelayed(std::move(task_id), std::move(callback));
     });
   }
   void RemoveLeased(LeasedTask leased, Done done) override {
