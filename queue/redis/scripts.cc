@@ -443,7 +443,9 @@ redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
 return 1
 )lua";
 
-RedisScript MakeScript(std::string_view shared, std::string_view body) {
+}  // namespace
+
+RedisScript MakeRedisScript(std::string_view shared, std::string_view body) {
   RedisScript script;
   script.body = std::string(shared) + std::string(body);
   unsigned char digest[SHA_DIGEST_LENGTH];
@@ -454,32 +456,30 @@ RedisScript MakeScript(std::string_view shared, std::string_view body) {
   return script;
 }
 
-}  // namespace
-
 const RedisScripts& Scripts() {
   static const RedisScripts* const scripts = new RedisScripts{
-      .create_pending = MakeScript(kTask, kCreatePending),
-      .take_back = MakeScript(kTask, kTakeBack),
-      .begin = MakeScript(kTask, kBegin),
-      .finish = MakeScript(kTask, kFinish),
-      .continue_task = MakeScript(kTask, kContinue),
-      .abandon = MakeScript(kTask, kAbandon),
-      .cancel = MakeScript(kTask, kCancel),
-      .refresh = MakeScript(kTask, kRefresh),
-      .open_record = MakeScript("", kOpenRecord),
-      .create_record = MakeScript(kRecord, kCreateRecord),
-      .get_record = MakeScript(kRecord, kGetRecord),
-      .mark_record = MakeScript(kRecord, kMarkRecord),
-      .remove_record = MakeScript("", kRemoveRecord),
-      .close_open = MakeScript("", kCloseOpen),
-      .expire = MakeScript("", kExpire),
-      .claim_chord = MakeScript(kRecord, kClaimChord),
-      .lease_open = MakeScript("", kLeaseOpen),
-      .lay = MakeScript("", kLay),
-      .lease_due = MakeScript("", kLeaseDue),
-      .get_delayed = MakeScript("", kGetDelayed),
-      .remove_leased = MakeScript("", kRemoveLeased),
-      .lay_dead = MakeScript("", kLayDead),
+      .create_pending = MakeRedisScript(kTask, kCreatePending),
+      .take_back = MakeRedisScript(kTask, kTakeBack),
+      .begin = MakeRedisScript(kTask, kBegin),
+      .finish = MakeRedisScript(kTask, kFinish),
+      .continue_task = MakeRedisScript(kTask, kContinue),
+      .abandon = MakeRedisScript(kTask, kAbandon),
+      .cancel = MakeRedisScript(kTask, kCancel),
+      .refresh = MakeRedisScript(kTask, kRefresh),
+      .open_record = MakeRedisScript("", kOpenRecord),
+      .create_record = MakeRedisScript(kRecord, kCreateRecord),
+      .get_record = MakeRedisScript(kRecord, kGetRecord),
+      .mark_record = MakeRedisScript(kRecord, kMarkRecord),
+      .remove_record = MakeRedisScript("", kRemoveRecord),
+      .close_open = MakeRedisScript("", kCloseOpen),
+      .expire = MakeRedisScript("", kExpire),
+      .claim_chord = MakeRedisScript(kRecord, kClaimChord),
+      .lease_open = MakeRedisScript("", kLeaseOpen),
+      .lay = MakeRedisScript("", kLay),
+      .lease_due = MakeRedisScript("", kLeaseDue),
+      .get_delayed = MakeRedisScript("", kGetDelayed),
+      .remove_leased = MakeRedisScript("", kRemoveLeased),
+      .lay_dead = MakeRedisScript("", kLayDead),
   };
   return *scripts;
 }

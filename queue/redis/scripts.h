@@ -8,6 +8,7 @@
 #define PENSTOCK_QUEUE_REDIS_SCRIPTS_H_
 
 #include <string>
+#include <string_view>
 
 namespace penstock {
 
@@ -15,6 +16,9 @@ struct RedisScript {
   std::string body;
   std::string sha1;  // 40 hexadecimal digits: its name for EVALSHA
 };
+
+// `shared` is put before `body`: what several scripts need.
+RedisScript MakeRedisScript(std::string_view shared, std::string_view body);
 
 // Keys and arguments of each are written above its text in scripts.cc.
 struct RedisScripts {
