@@ -8,7 +8,7 @@ include(CMakePackageConfigHelpers)
 
 set(sdk
     flags vocabulary wire telemetry rules lifecycle memory amqp redis config open
-    worker)
+    tls worker)
 foreach(name IN LISTS sdk)
   set_target_properties(penstock_${name} PROPERTIES EXPORT_NAME ${name})
   install(TARGETS penstock_${name} EXPORT PenstockTargets)

@@ -23,6 +23,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "yaml-cpp/yaml.h"
@@ -39,23 +40,38 @@ constexpr absl::string_view kNoPool =
     "there is no pool, but one connection for each purpose";
 constexpr absl::string_view kOwnTimeouts =
     "deadlines are set for each command instead";
-constexpr absl::string_view kNoRedisBroker = "this version has no Redis broker";
 constexpr absl::string_view kOneRedis =
     "this version talks to one Redis server, which result_backend must name "
     "itself: neither Sentinel nor Cluster";
-constexpr absl::string_view kNoTls = "this version has no TLS";
+constexpr absl::string_view kOwnTls =
+    "in machinery it is set by code only; the keys here are tls.ca_file and so "
+    "on";
 constexpr absl::string_view kNotOurs =
     "this version talks to RabbitMQ and Redis only";
+
+constexpr absl::string_view kFile = "path of a PEM file";
+
+// What each URL may begin with.
+constexpr auto kBrokers = std::to_array<absl::string_view>(
+    {"amqp://", "amqps://", "redis://", "rediss://", "redis+socket://",
+     "memory://"});
+constexpr auto kBackends = std::to_array<absl::string_view>(
+    {"redis://", "rediss://", "redis+socket://", "memory://"});
 
 constexpr absl::string_view kArgsType =
     "a map of texts, whole numbers and "
     "true or false";
 
+constexpr absl::string_view kNamesType = "a list of texts of 1 to 255 bytes";
+constexpr absl::string_view kMillis = "whole number of milliseconds, 0 or more";
+
 constexpr auto kKeys = std::to_array<ConfigKey>({
-    {"broker", "URL: amqp:// or memory://", "none",
-     "where tasks are sent to and taken from"},
-    {"result_backend", "URL: redis:// or memory://", "none",
-     "where states and results are kept"},
+    {"broker",
+     "URL: amqp://, amqps://, redis://, rediss://, redis+socket:// or "
+     "memory://",
+     "none", "where tasks are sent to and taken from"},
+    {"result_backend", "URL: redis://, rediss://, redis+socket:// or memory://",
+     "none", "where states and results are kept"},
     {"default_queue", "text of 1 to 255 bytes", "machinery_tasks",
      "the queue that a worker takes tasks from"},
     {"results_expire_in", "whole number of seconds, 0 or more", "3600",
@@ -85,6 +101,34 @@ constexpr auto kKeys = std::to_array<ConfigKey>({
      "programs that share a queue must give the same"},
     {"amqp.queue_binding_args", kArgsType, "none",
      "arguments of the queue's binding"},
+    {"redis.delayed_tasks_key", "text of 1 to 255 bytes", "delayed_tasks",
+     "with Redis as the broker: the sorted set of tasks that wait"},
+    {"redis.normal_tasks_poll_period", kMillis, "1000",
+     "with Redis as the broker: how long one blocking look into an empty queue "
+     "takes; at most 1000 and a quarter of redis.lease"},
+    {"redis.delayed_tasks_poll_period", kMillis, "500",
+     "with Redis as the broker: how often tasks that others delayed are looked "
+     "for"},
+    {"redis.lease", "whole number of seconds from 1 to 3600", "20",
+     "with Redis as the broker: so long after a worker's death others take "
+     "what it held"},
+    {"redis.queues", kNamesType, "none",
+     "with Redis as the broker: the queues that exist besides default_queue; "
+     "none is any"},
+    {"tls.ca_file", kFile, "none",
+     "authorities that may have signed the certificates of broker and result "
+     "backend; none is the system's"},
+    {"tls.cert_file", kFile, "none",
+     "the certificate that is shown to servers that ask for one; with "
+     "tls.key_file"},
+    {"tls.key_file", kFile, "none",
+     "the key of tls.cert_file, without a passphrase"},
+    {"tls.server_name", "text of at most 255 bytes", "none",
+     "the name that the servers' certificates must have; none is the host of "
+     "each URL"},
+    {"tls.insecure_skip_verify", "true or false", "false",
+     "takes any server for the right one, and an attacker too; for trying "
+     "things out only"},
     {"amqp.auto_delete", "true or false", "false", kDelaysInBackend, false},
     {"amqp.delayed_queue", "text", "none", kDelaysInBackend, false},
     {"multiple_broker_separator", "text", "none", kOneBroker, false},
@@ -96,16 +140,12 @@ constexpr auto kKeys = std::to_array<ConfigKey>({
     {"redis.read_timeout", "", "", kOwnTimeouts, false},
     {"redis.write_timeout", "", "", kOwnTimeouts, false},
     {"redis.connect_timeout", "", "", kOwnTimeouts, false},
-    {"redis.normal_tasks_poll_period", "", "", kNoRedisBroker, false},
-    {"redis.delayed_tasks_poll_period", "", "", kNoRedisBroker, false},
-    {"redis.delayed_tasks_key", "", "", kNoRedisBroker, false},
     {"redis.client_name", "", "", "connections are not named", false},
     {"redis.master_name", "", "", kOneRedis, false},
     {"redis.sentinel_password", "", "", kOneRedis, false},
     {"redis.cluster_mode", "", "", kOneRedis, false},
     {"redis.cluster_enabled", "", "", kOneRedis, false},
-    {"tls", "", "", kNoTls, false},
-    {"tlsconfig", "", "", kNoTls, false},
+    {"tlsconfig", "", "", kOwnTls, false},
     {"aws", "", "", kNotOurs, false},
     {"sqs", "", "", kNotOurs, false},
     {"dynamodb", "", "", kNotOurs, false},
@@ -130,7 +170,7 @@ struct Scalar {
 struct Given {
   enum Shape { kScalar, kMap, kList } shape = kScalar;
   Scalar scalar;
-  std::vector<std::pair<std::string, Scalar>> entries;
+  std::vector<std::pair<std::string, Scalar>> entries;  // a list: names only
   bool nested = false;  // an entry is no scalar itself
 };
 
@@ -174,6 +214,16 @@ std::optional<std::string> ParseText(const Given& given, size_t min,
     return std::nullopt;
   }
   return text;
+}
+
+std::optional<std::vector<std::string>> ParseNames(const Given& given) {
+  if (given.shape != Given::kList || given.nested) return std::nullopt;
+  std::vector<std::string> names;
+  for (const auto& [name, unused] : given.entries) {
+    if (name.empty() || name.size() > 255) return std::nullopt;
+    names.push_back(name);
+  }
+  return names;
 }
 
 std::optional<DeclareArg> ParseArg(const Scalar& scalar) {
@@ -221,6 +271,13 @@ bool StoreSeconds(const Given& given, absl::Duration& field) {
   std::optional<int64_t> seconds = ParseInt(given, 0, int64_t{1} << 40);
   if (!seconds.has_value()) return false;
   if (*seconds > 0) field = absl::Seconds(*seconds);  // 0: as in machinery
+  return true;
+}
+
+bool StoreMillis(const Given& given, absl::Duration& field) {
+  std::optional<int64_t> millis = ParseInt(given, 0, int64_t{1} << 40);
+  if (!millis.has_value()) return false;
+  if (*millis > 0) field = absl::Milliseconds(*millis);  // 0: as in machinery
   return true;
 }
 
@@ -285,6 +342,39 @@ bool Apply(const ConfigKey& key, const Given& given, Options& options) {
   if (name == "amqp.queue_binding_args") {
     return Store(ParseArgs(given), amqp.queue_binding_args);
   }
+  if (name == "redis.delayed_tasks_key") {
+    return Store(ParseText(given, 1, 255), options.redis.delayed_tasks_key);
+  }
+  if (name == "redis.normal_tasks_poll_period") {
+    return StoreMillis(given, options.redis.normal_tasks_poll_period);
+  }
+  if (name == "redis.delayed_tasks_poll_period") {
+    return StoreMillis(given, options.redis.delayed_tasks_poll_period);
+  }
+  if (name == "redis.lease") {
+    return ParseInt(given, 1, 3600).has_value() &&
+           StoreSeconds(given, options.redis.lease);
+  }
+  if (name == "redis.queues") {
+    return Store(ParseNames(given), options.redis.queues);
+  }
+  if (name == "tls.ca_file") {
+    return Store(ParseText(given, 0, 4096), options.tls.ca_file);
+  }
+  if (name == "tls.cert_file") {
+    return Store(ParseText(given, 0, 4096), options.tls.cert_file);
+  }
+  if (name == "tls.key_file") {
+    return Store(ParseText(given, 0, 4096), options.tls.key_file);
+  }
+  if (name == "tls.server_name") {
+    return Store(ParseText(given, 0, 255), options.tls.server_name);
+  }
+  if (name == "tls.insecure_skip_verify") {
+    return given.shape == Given::kScalar &&
+           Store(ParseBool(given.scalar.text),
+                 options.tls.insecure_skip_verify);
+  }
   if (name == "amqp.auto_delete") {
     return given.shape == Given::kScalar &&
            Store(ParseBool(given.scalar.text), amqp.auto_delete);
@@ -300,6 +390,14 @@ bool IsArgs(const ConfigKey& key) { return key.type == kArgsType; }
 // "x-queue-type:quorum,x-max-priority:10", as machinery spells a map in the
 // environment; but numbers and booleans are such, as they are in the file.
 Given GivenText(const ConfigKey& key, const std::string& text) {
+  if (key.type == kNamesType) {
+    Given given{.shape = Given::kList};
+    for (absl::string_view name :
+         absl::StrSplit(text, ',', absl::SkipEmpty())) {
+      given.entries.push_back({std::string(name), {}});
+    }
+    return given;
+  }
   if (!IsArgs(key)) return {.scalar = {.text = text}};
   Given given{.shape = Given::kMap};
   for (absl::string_view pair : absl::StrSplit(text, ',', absl::SkipEmpty())) {
@@ -316,7 +414,15 @@ Scalar NodeScalar(const YAML::Node& node) {
 }
 
 Given GivenNode(const YAML::Node& node) {
-  if (node.IsSequence()) return {.shape = Given::kList};
+  if (node.IsSequence()) {
+    Given given{.shape = Given::kList};
+    for (const auto& entry : node) {
+      given.nested |= !entry.IsScalar();
+      if (given.nested) break;
+      given.entries.push_back({entry.Scalar(), {}});
+    }
+    return given;
+  }
   if (!node.IsMap()) return {.scalar = NodeScalar(node)};
   Given given{.shape = Given::kMap};
   for (const auto& entry : node) {
@@ -351,8 +457,8 @@ class Loader {
   absl::Status Take(const ConfigKey& key, const std::string& source,
                     const Given& given);
   absl::Status CheckUrl(const std::string& key, const std::string& url,
-                        const std::string& server,
-                        const std::string& wrong_for);
+                        std::span<const absl::string_view> schemes);
+  absl::Status CheckTlsKeys();
 
   std::string At(const YAML::Node& node) const {
     return absl::StrCat(file_, ":", node.Mark().line + 1);
@@ -387,7 +493,7 @@ absl::Status Loader::ReadEntry(const std::string& name,
     if (node.IsNull()) return absl::OkStatus();
     return Take(*key, At(key_node), GivenNode(node));
   }
-  if (name == "amqp" || name == "redis") {
+  if (name == "amqp" || name == "redis" || name == "tls") {
     if (node.IsNull()) return absl::OkStatus();
     if (node.IsMap()) return ReadMap(node, name + ".");
     return absl::InvalidArgumentError(absl::StrCat(At(key_node), ": ", name,
@@ -441,14 +547,19 @@ absl::Status Loader::ReadFile(const std::string& file) {
   }
 }
 
+// "a, b and c".
+std::string Listed(std::span<const absl::string_view> words) {
+  return absl::StrCat(absl::StrJoin(words.first(words.size() - 1), ", "),
+                      " and ", words.back());
+}
+
 absl::Status Loader::CheckUrl(const std::string& key, const std::string& url,
-                              const std::string& server,
-                              const std::string& wrong_for) {
+                              std::span<const absl::string_view> schemes) {
   if (url.empty()) return absl::OkStatus();  // open.cc asks for it
   auto refuse = [&](const std::string& why) {
     return absl::InvalidArgumentError(
         absl::StrCat(source_of_[key], ": ", key, ": ", why, "; supported are ",
-                     server, " and memory://"));
+                     Listed(schemes)));
   };
   size_t end = url.find("://");
   if (end == std::string::npos) {
@@ -456,30 +567,54 @@ absl::Status Loader::CheckUrl(const std::string& key, const std::string& url,
         absl::StrCat("expected a URL, found \"", RedactUrl(url), "\""));
   }
   std::string scheme = url.substr(0, end + 3);
-  if (scheme == "memory://") return absl::OkStatus();
-  if (scheme == server) {
-    absl::string_view rest = absl::string_view(url).substr(end + 3);
-    if (rest.empty() || rest[0] == '/') {
-      return refuse("the URL names no host");
-    }
-    if (absl::StrContains(rest, "://")) {
-      return refuse("several URLs are given, and this version takes one");
-    }
-    return absl::OkStatus();
+  if (std::find(schemes.begin(), schemes.end(), scheme) == schemes.end()) {
+    return refuse(absl::StrCat(RedactUrl(scheme), " is not supported as a ",
+                               absl::StrReplaceAll(key, {{"_", " "}}),
+                               " by this version"));
   }
-  return refuse(
-      absl::StrCat(RedactUrl(scheme), " is not supported ", wrong_for));
+  if (scheme == "memory://") return absl::OkStatus();
+  absl::string_view rest = absl::string_view(url).substr(end + 3);
+  if (absl::StrContains(rest, "://")) {
+    return refuse("several URLs are given, and this version takes one");
+  }
+  if (scheme == "redis+socket://") return absl::OkStatus();  // has no host
+  if (rest.empty() || rest[0] == '/') return refuse("the URL names no host");
+  return absl::OkStatus();
+}
+
+absl::Status Loader::CheckTlsKeys() {
+  const Options& options = loaded.options;
+  if (options.tls == TlsOptions()) return absl::OkStatus();
+  if (absl::Status good = CheckTls(options.tls); !good.ok()) {
+    const std::string key =
+        std::string(good.message().substr(0, good.message().find(':')));
+    return absl::InvalidArgumentError(
+        absl::StrCat(source_of_[key], ": ", good.message()));
+  }
+  if (!absl::StartsWith(options.broker, "amqps://") &&
+      !absl::StartsWith(options.broker, "rediss://") &&
+      !absl::StartsWith(options.result_backend, "rediss://")) {
+    loaded.warnings.push_back(
+        "the keys tls.* have no effect: neither broker is amqps:// nor "
+        "result_backend rediss://");
+  } else if (options.tls.insecure_skip_verify) {
+    Warn(source_of_["tls.insecure_skip_verify"],
+         "tls.insecure_skip_verify is on: the certificates of broker and "
+         "result backend are NOT checked, and whoever sits on the way reads "
+         "and changes everything");
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Loader::Check() {
   const Options& options = loaded.options;
-  absl::Status broker = CheckUrl("broker", options.broker, "amqp://",
-                                 "as a broker by this version");
+  absl::Status broker = CheckUrl("broker", options.broker, kBrokers);
   if (!broker.ok()) return broker;
   absl::Status backend =
-      CheckUrl("result_backend", options.result_backend, "redis://",
-               "as a result backend by this version");
+      CheckUrl("result_backend", options.result_backend, kBackends);
   if (!backend.ok()) return backend;
+  absl::Status tls = CheckTlsKeys();
+  if (!tls.ok()) return tls;
 
   if (options.results_expire_in > absl::Hours(24 * 7)) {
     Warn(source_of_["results_expire_in"],
@@ -543,7 +678,8 @@ std::string RedactUrl(const std::string& url) {
     size_t colon = redacted.find(':', begin);
     // machinery reads a Redis user without a colon as the password; and what is
     // no URL at all may be anything.
-    bool has_user = colon < at && begin > 0;
+    bool has_user =
+        colon < at && begin > 0 && !absl::StartsWith(redacted, "redis+socket:");
     bool user_alone = colon >= at && absl::StartsWith(redacted, "amqp");
     if (!user_alone) {
       size_t from = has_user ? colon + 1 : begin;

@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "queue/tls.h"
 
 namespace penstock {
 
@@ -40,13 +41,24 @@ struct AmqpOptions {
   std::string delayed_queue;
 };
 
+// Of Redis as a broker.
+struct RedisOptions {
+  std::string delayed_tasks_key = "delayed_tasks";
+  absl::Duration normal_tasks_poll_period = absl::Seconds(1);
+  absl::Duration delayed_tasks_poll_period = absl::Milliseconds(500);
+  absl::Duration lease = absl::Seconds(20);
+  std::vector<std::string> queues;  // that exist; empty: any
+};
+
 struct Options {
-  std::string broker;          // URL: amqp://, memory://
-  std::string result_backend;  // URL: redis://, memory://
+  std::string broker;          // URL
+  std::string result_backend;  // URL
   std::string default_queue = "machinery_tasks";
   absl::Duration results_expire_in = absl::Seconds(3600);
   absl::Duration pending_expire_in = absl::Hours(24 * 7);
   AmqpOptions amqp;
+  RedisOptions redis;
+  TlsOptions tls;  // of broker and result backend
   bool no_unix_signals = false;
 
   std::string listen = "127.0.0.1:50051";  // gateway

@@ -3,6 +3,9 @@
 
 #include "queue/open.h"
 
+#include <algorithm>
+#include <initializer_list>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "queue/amqp/amqp_broker.h"
@@ -10,6 +13,7 @@
 #include "queue/memory/memory_backend.h"
 #include "queue/memory/memory_broker.h"
 #include "queue/redis/redis_backend.h"
+#include "queue/redis/redis_broker.h"
 
 namespace penstock {
 namespace {
@@ -25,29 +29,43 @@ absl::Status Refuse(absl::string_view key, const std::string& url,
                                 " and memory://"));
 }
 
+bool StartsWithOneOf(absl::string_view url,
+                     std::initializer_list<absl::string_view> schemes) {
+  return std::any_of(schemes.begin(), schemes.end(), [&](absl::string_view s) {
+    return absl::StartsWith(url, s);
+  });
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Broker>> OpenBroker(const Options& options,
                                                    Environment* environment) {
-  if (absl::StartsWith(options.broker, "amqp://")) {
+  if (StartsWithOneOf(options.broker, {"amqp://", "amqps://"})) {
     return OpenAmqpBroker(options, environment);
+  }
+  if (StartsWithOneOf(options.broker,
+                      {"redis://", "rediss://", "redis+socket://"})) {
+    return OpenRedisBroker(options, environment);
   }
   if (absl::StartsWith(options.broker, "memory://")) {
     return MakeMemoryBroker(
         {.environment = environment, .default_queue = options.default_queue});
   }
-  return Refuse("broker", options.broker, "amqp://");
+  return Refuse("broker", options.broker,
+                "amqp://, amqps://, redis://, rediss://, redis+socket://");
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> OpenBackend(const Options& options,
                                                      Environment* environment) {
-  if (absl::StartsWith(options.result_backend, "redis://")) {
+  if (StartsWithOneOf(options.result_backend,
+                      {"redis://", "rediss://", "redis+socket://"})) {
     return OpenRedisBackend(options, environment);
   }
   if (absl::StartsWith(options.result_backend, "memory://")) {
     return MakeMemoryBackend(environment);
   }
-  return Refuse("result_backend", options.result_backend, "redis://");
+  return Refuse("result_backend", options.result_backend,
+                "redis://, rediss://, redis+socket://");
 }
 
 }  // namespace penstock

@@ -99,7 +99,8 @@ class AmqpBroker : public Broker {
 
 absl::StatusOr<std::unique_ptr<Broker>> OpenAmqpBroker(
     const Options& options, Environment* environment) {
-  absl::StatusOr<AmqpAddress> address = ParseAmqpUrl(options.broker);
+  absl::StatusOr<AmqpAddress> address =
+      ParseAmqpUrl(options.broker, options.tls);
   if (!address.ok()) return address.status();
   if (options.default_queue.empty() ||
       options.default_queue.size() > kMaxShortString) {

@@ -4,12 +4,15 @@
 #include "queue/amqp/connection.h"
 
 #include <amqp_framing.h>
+#include <amqp_ssl_socket.h>
 #include <amqp_tcp_socket.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <openssl/bio.h>
+#include <openssl/ssl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -41,6 +44,7 @@ constexpr int kHeartbeatSeconds = 10;
 // publishers must not lose its connections.
 constexpr unsigned kTcpUserTimeoutMs = 30'000;
 constexpr int kFrameMax = 131'072;
+constexpr int kTlsPort = 5671;
 // No call of the library takes this long unless it is stuck.
 constexpr absl::Duration kBusyLimit = absl::Seconds(5);
 // The library sends heartbeats only when it is called.
@@ -83,6 +87,43 @@ amqp_table_entry_t BoolEntry(const char* key) {
   return entry;
 }
 
+void SetSocketOptions(int fd) {
+  const int one = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+  setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &kTcpUserTimeoutMs,
+             sizeof(kTcpUserTimeoutMs));
+}
+
+// For the handshake that the library runs inside its own connecting.
+struct TlsOpening {
+  const TlsFindings* findings;
+  SocketGuard* guard;
+  bool begun = false;
+};
+
+int OpeningIndex() {
+  static const int index =
+      SSL_CTX_get_ex_new_index(0, nullptr, nullptr, nullptr, nullptr);
+  return index;
+}
+
+// OpenSSL calls it when the socket is connected and nothing has been sent: the
+// first moment at which the library's socket can be had, so that another thread
+// can end a handshake that hangs; and the last to replace the name that the
+// library sends, which is the host even when that is an address.
+void OnTlsState(const SSL* ssl, int where, int) {
+  auto* opening = static_cast<TlsOpening*>(
+      SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), OpeningIndex()));
+  if ((where & SSL_CB_HANDSHAKE_START) == 0 || opening->begun) return;
+  opening->begun = true;
+  SetTlsServerName(*opening->findings, const_cast<SSL*>(ssl));
+  int fd = -1;
+  BIO_get_fd(SSL_get_rbio(ssl), &fd);
+  SetSocketOptions(fd);
+  opening->guard->Adopt(fd);
+}
+
 struct AddressListDeleter {
   void operator()(addrinfo* list) const { freeaddrinfo(list); }
 };
@@ -99,26 +140,26 @@ std::string AmqpAddress::Name() const {
                       vhost == "/" ? "" : vhost);
 }
 
-absl::StatusOr<AmqpAddress> ParseAmqpUrl(absl::string_view url) {
+absl::StatusOr<AmqpAddress> ParseAmqpUrl(absl::string_view url,
+                                         const TlsOptions& tls) {
   const size_t scheme_end = url.find("://");
   if (scheme_end == absl::string_view::npos) {
     return absl::InvalidArgumentError(
         "the broker's URL has no scheme; expected amqp://user:password@host");
   }
   const std::string scheme = absl::AsciiStrToLower(url.substr(0, scheme_end));
-  if (scheme == "amqps") {
+  if (scheme != "amqp" && scheme != "amqps") {
     return absl::InvalidArgumentError(
-        "amqps:// is not supported; use amqp://, through a TLS proxy if the "
-        "way to RabbitMQ is not trusted");
-  }
-  if (scheme != "amqp") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("scheme \"", scheme, "\" is not amqp"));
+        absl::StrCat("scheme \"", scheme, "\" is neither amqp nor amqps"));
   }
   absl::string_view rest = url.substr(scheme_end + 3);
   rest = rest.substr(0, rest.find('?'));
 
   AmqpAddress address;
+  if (scheme == "amqps") {
+    address.tls = tls;
+    address.port = kTlsPort;
+  }
   absl::string_view authority = rest.substr(0, rest.find('/'));
   const absl::string_view path = rest.substr(authority.size());
   if (path.size() > 1) {
@@ -265,7 +306,10 @@ absl::StatusOr<std::unique_ptr<AmqpConnection>> AmqpConnection::Open(
     Waker* waker, const std::stop_token& stop) {
   std::unique_ptr<AmqpConnection> connection(
       new AmqpConnection(address, guard, waker));
-  if (auto status = connection->Connect(address, stop); !status.ok()) {
+  if (auto status = address.tls.has_value()
+                        ? connection->ConnectTls(address)
+                        : connection->Connect(address, stop);
+      !status.ok()) {
     return status;
   }
   guard->Enter(kHandshakeTimeout + kBusyLimit);
@@ -296,15 +340,18 @@ absl::Status AmqpConnection::Connect(const AmqpAddress& address,
     const int fd =
         socket(at->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) return Error(ErrnoText(errno));
-    const int one = 1;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
-    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &kTcpUserTimeoutMs,
-               sizeof(kTcpUserTimeoutMs));
+    SetSocketOptions(fd);
     status = connect(fd, at->ai_addr, at->ai_addrlen) == 0 ? absl::OkStatus()
              : errno == EINPROGRESS ? ConnectSocket(fd, stop)
                                     : Error(ErrnoText(errno));
     if (status.ok()) {
+      handle_ = amqp_new_connection();
+      amqp_socket_t* socket = handle_ ? amqp_tcp_socket_new(handle_) : nullptr;
+      if (socket == nullptr) {
+        close(fd);
+        return Error("out of memory");
+      }
+      amqp_tcp_socket_set_sockfd(socket, fd);
       fd_ = fd;
       guard_->Adopt(fd);
       return status;
@@ -312,6 +359,47 @@ absl::Status AmqpConnection::Connect(const AmqpAddress& address,
     close(fd);
   }
   return status;
+}
+
+// The library connects a TLS socket itself: it cannot be given one. A wish to
+// stop ends the handshake by the guard, but connecting only by its timeout.
+absl::Status AmqpConnection::ConnectTls(const AmqpAddress& address) {
+  handle_ = amqp_new_connection();
+  amqp_socket_t* socket = handle_ ? amqp_ssl_socket_new(handle_) : nullptr;
+  if (socket == nullptr) return Error("out of memory");
+  // Verified by OpenSSL, inside the handshake: the library would do so after it
+  // and knows no addresses.
+  amqp_ssl_socket_set_verify_peer(socket, 0);
+  amqp_ssl_socket_set_verify_hostname(socket, 0);
+  auto* context = static_cast<SSL_CTX*>(amqp_ssl_socket_get_context(socket));
+  if (auto status = SetUpTls(*address.tls, address.host, context, &findings_);
+      !status.ok()) {
+    return Error(status.message());
+  }
+  TlsOpening opening = {.findings = &findings_, .guard = guard_};
+  SSL_CTX_set_ex_data(context, OpeningIndex(), &opening);
+  SSL_CTX_set_info_callback(context, OnTlsState);
+  const timeval timeout = absl::ToTimeval(kConnectTimeout);
+  const int opened = amqp_socket_open_noblock(socket, address.host.c_str(),
+                                              address.port, &timeout);
+  SSL_CTX_set_info_callback(context, nullptr);
+  if (opened == AMQP_STATUS_OK) {
+    fd_ = amqp_socket_get_sockfd(socket);
+    return absl::OkStatus();
+  }
+  if (opened == AMQP_STATUS_TIMEOUT) {
+    return Error(opening.begun
+                     ? "no answer to TLS' handshake in time; does the server "
+                       "speak TLS at this port?"
+                     : "connecting timed out");
+  }
+  return Error(LibraryText(opened));
+}
+
+std::string AmqpConnection::LibraryText(int status) const {
+  // Other uses of OpenSSL on this thread are none of this connection's.
+  const std::string tls = findings_.name.empty() ? "" : TlsErrorText(findings_);
+  return tls.empty() ? amqp_error_string2(status) : absl::StrCat("TLS: ", tls);
 }
 
 absl::Status AmqpConnection::ConnectSocket(int fd,
@@ -335,13 +423,6 @@ absl::Status AmqpConnection::ConnectSocket(int fd,
 
 absl::Status AmqpConnection::Login(const AmqpAddress& address,
                                    absl::string_view name) {
-  handle_ = amqp_new_connection();
-  amqp_socket_t* socket = handle_ ? amqp_tcp_socket_new(handle_) : nullptr;
-  if (socket == nullptr) {
-    close(fd_);
-    return Error("out of memory");
-  }
-  amqp_tcp_socket_set_sockfd(socket, fd_);
   const timeval handshake = absl::ToTimeval(kHandshakeTimeout);
   const timeval rpc = absl::ToTimeval(kRpcTimeout);
   amqp_set_handshake_timeout(handle_, &handshake);
@@ -376,9 +457,13 @@ absl::Status AmqpConnection::Login(const AmqpAddress& address,
   if (reply.reply_type != AMQP_RESPONSE_NORMAL) {
     broken_ = true;
     return Error(absl::StrCat(
-        "login failed: ", reply.reply_type == AMQP_RESPONSE_LIBRARY_EXCEPTION
-                              ? amqp_error_string2(reply.library_error)
-                              : "unexpected answer"));
+        "login failed: ",
+        reply.reply_type != AMQP_RESPONSE_LIBRARY_EXCEPTION
+            ? "unexpected answer"
+            : LibraryText(reply.library_error),
+        address.tls.has_value()
+            ? ""
+            : "; if the server speaks TLS at this port, use amqps://"));
   }
   amqp_channel_open(handle_, kChannel);
   if (auto status = RpcStatus("cannot open a channel"); !status.ok()) {
@@ -414,15 +499,14 @@ absl::Status AmqpConnection::RpcStatus(absl::string_view what) {
       return Error(absl::StrCat(what, ": unexpected answer"));
     default:
       broken_ = true;
-      return Error(
-          absl::StrCat(what, ": ", amqp_error_string2(reply.library_error)));
+      return Error(absl::StrCat(what, ": ", LibraryText(reply.library_error)));
   }
 }
 
 absl::Status AmqpConnection::SendStatus(int library_status) {
   if (library_status == AMQP_STATUS_OK) return absl::OkStatus();
   broken_ = true;
-  return Error(amqp_error_string2(library_status));
+  return Error(LibraryText(library_status));
 }
 
 absl::StatusOr<const amqp_frame_t*> AmqpConnection::NextFrame() {

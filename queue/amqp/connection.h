@@ -25,16 +25,18 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "queue/environment.h"
+#include "queue/tls.h"
 
 namespace penstock {
 
-// What an amqp:// URL says.
+// What an amqp:// or amqps:// URL says.
 struct AmqpAddress {
   std::string host = "localhost";
   int port = 5672;
   std::string user = "guest";
   std::string password = "guest";
   std::string vhost = "/";
+  std::optional<TlsOptions> tls;  // without: in the clear
 
   // "host:port/vhost", for logs and errors: no user, no password.
   std::string Name() const;
@@ -43,8 +45,10 @@ struct AmqpAddress {
 };
 
 // amqp://user:password@host:port/vhost, each part percent-decoded, each may be
-// missing. INVALID_ARGUMENT says what is wrong and never repeats the URL.
-absl::StatusOr<AmqpAddress> ParseAmqpUrl(absl::string_view url);
+// missing; with amqps:// the connection is TLS, set up by `tls`.
+// INVALID_ARGUMENT says what is wrong and never repeats the URL.
+absl::StatusOr<AmqpAddress> ParseAmqpUrl(absl::string_view url,
+                                         const TlsOptions& tls);
 
 // UNAVAILABLE, BROKER_UNAVAILABLE: all that can go wrong with a connection.
 absl::Status BrokerUnavailable(absl::string_view text);
@@ -177,13 +181,17 @@ class AmqpConnection {
 
   absl::Status Connect(const AmqpAddress& address, const std::stop_token& stop);
   absl::Status ConnectSocket(int fd, const std::stop_token& stop);
+  absl::Status ConnectTls(const AmqpAddress& address);
   absl::Status Login(const AmqpAddress& address, absl::string_view name);
   absl::Status HandleConnectionMethod(const amqp_method_t& method);
+  std::string LibraryText(int status) const;
 
   const std::string address_name_;
   SocketGuard* const guard_;
   Waker* const waker_;
 
+  // Of TLS; outlives `handle_`, which looks into it.
+  TlsFindings findings_;
   amqp_connection_state_t handle_ = nullptr;
   int fd_ = -1;  // the library's own, owned by `handle_`
   amqp_frame_t frame_;

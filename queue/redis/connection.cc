@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,6 +32,8 @@ namespace {
 constexpr int kUserTimeoutMs = 10'000;
 constexpr size_t kReadChunk = 64 * 1024;
 constexpr size_t kWrittenKept = 1024 * 1024;
+// The first byte of a TLS alert: what a TLS server answers to plain text.
+constexpr char kTlsAlert = 0x15;
 
 absl::Duration SteadyNow() {
   return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
@@ -50,8 +53,7 @@ std::string ErrnoText(int code) {
 // ---- the URL ---------------------------------------------------------------
 
 absl::Status BadUrl(absl::string_view what) {
-  return MakeError(absl::StatusCode::kInvalidArgument, reason::kInvalidField,
-                   absl::StrCat("result_backend: ", what));
+  return absl::InvalidArgumentError(what);
 }
 
 std::optional<std::string> PercentDecoded(std::string_view text) {
@@ -120,6 +122,85 @@ absl::Status ReadHost(std::string_view host, RedisAddress* address) {
   return absl::OkStatus();
 }
 
+absl::Status ReadDatabase(std::string_view database, RedisAddress* address) {
+  if (!absl::SimpleAtoi(absl::string_view(database.data(), database.size()),
+                        &address->database) ||
+      address->database < 0) {
+    return BadUrl(
+        "what follows its host or its path must be the number of a database");
+  }
+  return absl::OkStatus();
+}
+
+// [password@]path[:/database], after redis+socket://. As in machinery the
+// password is what stands before the first @, and no % is special.
+absl::StatusOr<RedisAddress> ReadSocketUrl(std::string_view url) {
+  RedisAddress address;
+  if (const size_t at = url.find('@');
+      at != url.npos && !url.starts_with('/')) {
+    address.password = std::string(url.substr(0, at));
+    url.remove_prefix(at + 1);
+  }
+  const size_t colon = std::min(url.find(':'), url.size());
+  address.socket_path = std::string(url.substr(0, colon));
+  if (!address.socket_path.starts_with('/')) {
+    return BadUrl(
+        "expected redis+socket://password@/path/to/file.sock:/database");
+  }
+  if (address.socket_path.size() >= sizeof(sockaddr_un::sun_path)) {
+    return BadUrl(absl::StrCat("a socket's path is at most ",
+                               sizeof(sockaddr_un::sun_path) - 1,
+                               " bytes long"));
+  }
+  url.remove_prefix(colon);
+  if (url.empty()) return address;
+  if (!url.starts_with(":/")) {
+    return BadUrl("what follows the : of its path must be /database");
+  }
+  absl::Status status = ReadDatabase(url.substr(2), &address);
+  if (!status.ok()) return status;
+  return address;
+}
+
+// What follows redis:// or rediss://.
+absl::StatusOr<RedisAddress> ReadHostUrl(std::string_view url) {
+  RedisAddress address;
+  // The last @: a password may hold one that was not encoded.
+  if (const size_t at = url.rfind('@'); at != url.npos) {
+    absl::Status status = ReadLogin(url.substr(0, at), &address);
+    if (!status.ok()) return status;
+    url.remove_prefix(at + 1);
+  }
+  if (url.find('?') != url.npos || url.find('#') != url.npos) {
+    return BadUrl("parameters after ? or # are not supported");
+  }
+  const size_t slash = std::min(url.find('/'), url.size());
+  absl::Status status = ReadHost(url.substr(0, slash), &address);
+  if (!status.ok()) return status;
+  url.remove_prefix(slash);
+  if (url.size() > 1) {
+    status = ReadDatabase(url.substr(1), &address);
+    if (!status.ok()) return status;
+  }
+  return address;
+}
+
+absl::StatusOr<RedisAddress> ReadUrl(std::string_view url,
+                                     const TlsOptions& tls) {
+  constexpr std::string_view kSocket = "redis+socket://";
+  constexpr std::string_view kTls = "rediss://";
+  constexpr std::string_view kPlain = "redis://";
+  if (url.starts_with(kSocket))
+    return ReadSocketUrl(url.substr(kSocket.size()));
+  if (url.starts_with(kPlain)) return ReadHostUrl(url.substr(kPlain.size()));
+  if (!url.starts_with(kTls)) {
+    return BadUrl("it must begin with redis://, rediss:// or redis+socket://");
+  }
+  absl::StatusOr<RedisAddress> address = ReadHostUrl(url.substr(kTls.size()));
+  if (address.ok()) address->tls = tls;
+  return address;
+}
+
 // ---- the protocol ----------------------------------------------------------
 
 void AppendCommand(const std::vector<std::string>& words, std::string* out) {
@@ -178,47 +259,24 @@ void Complete(RedisCommand& command, absl::StatusOr<RedisReply> result) {
 
 }  // namespace
 
-absl::StatusOr<RedisAddress> ParseRedisUrl(std::string_view url) {
-  constexpr std::string_view kScheme = "redis://";
-  for (const char* other : {"rediss://", "redis+socket://"}) {
-    if (url.starts_with(other)) {
-      return BadUrl(absl::StrCat(other, " is not supported"));
-    }
-  }
-  if (!url.starts_with(kScheme)) {
-    return BadUrl("it must begin with redis://");
-  }
-  url.remove_prefix(kScheme.size());
+std::string RedisAddress::Name() const {
+  return socket_path.empty() ? absl::StrCat(host, ":", port) : socket_path;
+}
 
-  RedisAddress address;
-  // The last @: a password may hold one that was not encoded.
-  if (const size_t at = url.rfind('@'); at != url.npos) {
-    absl::Status status = ReadLogin(url.substr(0, at), &address);
-    if (!status.ok()) return status;
-    url.remove_prefix(at + 1);
-  }
-  if (url.find('?') != url.npos || url.find('#') != url.npos) {
-    return BadUrl("parameters after ? or # are not supported");
-  }
-  const size_t slash = std::min(url.find('/'), url.size());
-  absl::Status status = ReadHost(url.substr(0, slash), &address);
-  if (!status.ok()) return status;
-  url.remove_prefix(slash);
-  if (url.size() > 1) {
-    const std::string_view database = url.substr(1);
-    if (!absl::SimpleAtoi(absl::string_view(database.data(), database.size()),
-                          &address.database) ||
-        address.database < 0) {
-      return BadUrl("what follows its host must be the number of a database");
-    }
-  }
-  return address;
+absl::StatusOr<RedisAddress> ParseRedisUrl(std::string_view url,
+                                           const TlsOptions& tls,
+                                           std::string_view key) {
+  absl::StatusOr<RedisAddress> address = ReadUrl(url, tls);
+  if (address.ok()) return address;
+  return MakeError(absl::StatusCode::kInvalidArgument, reason::kInvalidField,
+                   absl::StrCat(absl::string_view(key.data(), key.size()), ": ",
+                                address.status().message()));
 }
 
 RedisConnection::RedisConnection(Options options, Environment* environment)
     : options_(std::move(options)),
       environment_(environment),
-      server_(absl::StrCat(options_.address.host, ":", options_.address.port)),
+      server_(options_.address.Name()),
       wake_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
       mailbox_([this] { Wake(); }),
       thread_([this](std::stop_token stop) { Run(std::move(stop)); }) {}
@@ -274,6 +332,9 @@ void RedisConnection::Run(std::stop_token stop) {
 
 absl::Status RedisConnection::Connect(std::stop_token stop) {
   const absl::Duration deadline = SteadyNow() + options_.connect_timeout;
+  if (!options_.address.socket_path.empty()) {
+    return ConnectSocketFile(std::move(stop), deadline);
+  }
   addrinfo hints = {};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
@@ -289,7 +350,21 @@ absl::Status RedisConnection::Connect(std::stop_token stop) {
     if (status.ok() || stop.stop_requested()) break;
   }
   freeaddrinfo(found);
-  return status;
+  if (!status.ok() || !options_.address.tls.has_value()) return status;
+  return Handshake(std::move(stop), deadline);
+}
+
+absl::Status RedisConnection::ConnectSocketFile(std::stop_token stop,
+                                                absl::Duration deadline) {
+  sockaddr_un name = {};
+  name.sun_family = AF_UNIX;
+  // ParseRedisUrl has seen that it fits.
+  options_.address.socket_path.copy(name.sun_path, sizeof name.sun_path - 1);
+  addrinfo target = {};
+  target.ai_family = AF_UNIX;
+  target.ai_addr = reinterpret_cast<sockaddr*>(&name);
+  target.ai_addrlen = sizeof name;
+  return ConnectTo(target, std::move(stop), deadline);
 }
 
 absl::Status RedisConnection::ConnectTo(const addrinfo& target,
@@ -321,6 +396,37 @@ absl::Status RedisConnection::ConnectTo(const addrinfo& target,
   }
   fd_ = fd;
   return absl::OkStatus();
+}
+
+absl::Status RedisConnection::Handshake(std::stop_token stop,
+                                        absl::Duration deadline) {
+  auto client = TlsClient::Make(*options_.address.tls, options_.address.host);
+  if (!client.ok()) return Unavailable(client.status().message());
+  tls_ = *std::move(client);
+  char chunk[kReadChunk];
+  std::string_view bytes;
+  while (!stop.stop_requested()) {
+    const absl::Status status = tls_->Handshake(bytes);
+    tls_->TakeWire(&out_);  // after a failure: the alert that says why
+    const absl::Status written = WriteOut();
+    if (!status.ok()) return Unavailable(status.message());
+    if (!written.ok() || tls_->established()) return written;
+    if (SteadyNow() >= deadline) {
+      return Unavailable(
+          "no answer to TLS' handshake in time; does the server speak TLS at "
+          "this port?");
+    }
+    const bool full = out_written_ < out_.size();
+    pollfd waiting[] = {
+        {fd_, static_cast<short>(full ? POLLIN | POLLOUT : POLLIN), 0},
+        {wake_fd_, POLLIN, 0}};
+    poll(waiting, 2, PollTimeout(deadline));
+    DrainWake();
+    auto received = Receive(chunk, sizeof chunk);
+    if (!received.ok()) return received.status();
+    bytes = *received;
+  }
+  return Unavailable("it is being closed");
 }
 
 void RedisConnection::Greet() {
@@ -399,13 +505,22 @@ absl::Status RedisConnection::Serve(std::stop_token stop) {
 }
 
 void RedisConnection::Enqueue(RedisCommand command, bool greeting) {
-  AppendCommand(command.words, &out_);
+  AppendCommand(command.words, &commands_);
   // Only a script may have to be sent again.
   if (command.script == nullptr && !greeting) command.words.clear();
   pending_.push_back({std::move(command), SteadyNow(), greeting});
 }
 
 absl::Status RedisConnection::WriteOut() {
+  if (tls_ == nullptr) {
+    out_ += commands_;
+    commands_.clear();
+  } else if (tls_->established()) {
+    absl::Status status = tls_->Send(commands_);
+    if (!status.ok()) return Unavailable(status.message());
+    commands_.clear();
+    tls_->TakeWire(&out_);
+  }
   while (out_written_ < out_.size()) {
     const ssize_t n = send(fd_, out_.data() + out_written_,
                            out_.size() - out_written_, MSG_NOSIGNAL);
@@ -426,18 +541,41 @@ absl::Status RedisConnection::WriteOut() {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::string_view> RedisConnection::Receive(char* chunk,
+                                                          size_t size) {
+  const ssize_t n = recv(fd_, chunk, size, 0);
+  if (n > 0) return std::string_view(chunk, static_cast<size_t>(n));
+  if (n == 0) {
+    return Unavailable(
+        ready_ ? "the server closed the connection"
+               : "the server closed the connection at once; does one side "
+                 "expect TLS (rediss://) and the other not?");
+  }
+  if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) {
+    return std::string_view();
+  }
+  return Unavailable(ErrnoText(errno));
+}
+
 absl::Status RedisConnection::ReadIn() {
   char chunk[kReadChunk];
-  const ssize_t n = recv(fd_, chunk, sizeof chunk, 0);
-  if (n == 0) return Unavailable("the server closed the connection");
-  if (n < 0) {
-    if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) {
-      return absl::OkStatus();
-    }
-    return Unavailable(ErrnoText(errno));
-  }
+  auto received = Receive(chunk, sizeof chunk);
+  if (!received.ok()) return received.status();
+  if (received->empty()) return absl::OkStatus();
   last_heard_ = SteadyNow();
-  redisReaderFeed(reader_, chunk, static_cast<size_t>(n));
+  if (tls_ == nullptr) return OnBytes(*received);
+  std::string plain;
+  const absl::Status status = tls_->Receive(*received, &plain);
+  // What came before the failure has come.
+  if (absl::Status taken = OnBytes(plain); !taken.ok()) return taken;
+  return status.ok() ? status : Unavailable(status.message());
+}
+
+absl::Status RedisConnection::OnBytes(std::string_view bytes) {
+  if (tls_ == nullptr && !ready_ && bytes.starts_with(kTlsAlert)) {
+    return Unavailable("the server speaks TLS at this port: use rediss://");
+  }
+  redisReaderFeed(reader_, bytes.data(), bytes.size());
   while (true) {
     void* raw = nullptr;
     if (redisReaderGetReply(reader_, &raw) != REDIS_OK) {
@@ -514,6 +652,8 @@ void RedisConnection::Disconnect(const absl::Status& why) {
   fd_ = -1;
   if (reader_ != nullptr) redisReaderFree(reader_);
   reader_ = nullptr;
+  tls_.reset();
+  commands_.clear();
   out_.clear();
   out_written_ = 0;
   ready_ = false;

@@ -1,8 +1,9 @@
 // One connection to a Redis server and the thread that owns it for life: it
 // connects, serves until an error, fails what is pending, backs off, repeats.
 // Commands come in by a Mailbox and are written while earlier replies are still
-// on their way; replies complete them in order. Socket and deadlines are ours,
-// hiredis only reads the protocol. Threads: docs/architecture.md section 9.
+// on their way; replies complete them in order. Socket, TLS and deadlines are
+// ours, hiredis only reads the protocol. Threads: docs/architecture.md section
+// 9.
 
 #ifndef PENSTOCK_QUEUE_REDIS_CONNECTION_H_
 #define PENSTOCK_QUEUE_REDIS_CONNECTION_H_
@@ -11,6 +12,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <string_view>
@@ -26,6 +28,7 @@
 #include "queue/environment.h"
 #include "queue/mailbox.h"
 #include "queue/redis/scripts.h"
+#include "queue/tls.h"
 
 struct addrinfo;
 struct redisReader;
@@ -38,13 +41,21 @@ struct RedisAddress {
   std::string user;      // empty: the default user
   std::string password;  // empty: no AUTH
   int database = 0;
+  std::string socket_path;        // not empty: a Unix socket, and no host
+  std::optional<TlsOptions> tls;  // without: in the clear
+
+  // "host:port" or the path, for logs and errors: no user, no password.
+  std::string Name() const;
 
   bool operator==(const RedisAddress&) const = default;
 };
 
-// redis://[user:password@|password@]host[:port][/database]. INVALID_ARGUMENT
-// says what is wrong, never with the password.
-absl::StatusOr<RedisAddress> ParseRedisUrl(std::string_view url);
+// redis://[user:password@|password@]host[:port][/database], the same with
+// rediss:// for TLS, or machinery's redis+socket://[password@]path[:/database].
+// INVALID_ARGUMENT says what is wrong with `key`, never with the password.
+absl::StatusOr<RedisAddress> ParseRedisUrl(
+    std::string_view url, const TlsOptions& tls,
+    std::string_view key = "result_backend");
 
 struct RedisReply {
   enum Kind { kNil, kText, kInteger, kArray, kError } kind = kNil;
@@ -73,7 +84,7 @@ class RedisConnection {
     std::string name;     // of the thread, and in log lines
     std::string channel;  // not empty: subscribe to it, and send nothing else
     absl::AnyInvocable<void(std::string_view)> on_message;  // of the channel
-    absl::Duration connect_timeout = absl::Seconds(3);
+    absl::Duration connect_timeout = absl::Seconds(3);  // with TLS' handshake
     // Without a reply for so long while one is due, the connection is given up.
     absl::Duration reply_timeout = absl::Seconds(3);
     absl::Duration ping_after = absl::Seconds(5);  // of silence
@@ -113,12 +124,17 @@ class RedisConnection {
   absl::Status Connect(std::stop_token stop);
   absl::Status ConnectTo(const addrinfo& target, std::stop_token stop,
                          absl::Duration deadline);
+  absl::Status ConnectSocketFile(std::stop_token stop, absl::Duration deadline);
+  absl::Status Handshake(std::stop_token stop, absl::Duration deadline);
   absl::Status Serve(std::stop_token stop);
 
   void Greet();
   void Enqueue(RedisCommand command, bool greeting);
   absl::Status WriteOut();
   absl::Status ReadIn();
+  // The bytes that have arrived, in `chunk`; empty: none yet.
+  absl::StatusOr<std::string_view> Receive(char* chunk, size_t size);
+  absl::Status OnBytes(std::string_view bytes);
   absl::Status OnReply(RedisReply reply);
   absl::Status OnGreeting(const std::string& word, const RedisReply& reply);
   absl::Duration NextDeadline() const;
@@ -135,7 +151,7 @@ class RedisConnection {
   // Constant after construction.
   Options options_;
   Environment* const environment_;
-  const std::string server_;  // host:port, for messages
+  const std::string server_;  // its address, for messages
   const int wake_fd_;
 
   // Synchronises itself.
@@ -144,9 +160,11 @@ class RedisConnection {
   // Owner thread only.
   int fd_ = -1;
   redisReader* reader_ = nullptr;
-  std::string out_;
+  std::unique_ptr<TlsClient> tls_;
+  std::string commands_;  // to be written, before TLS
+  std::string out_;       // to be written, as the socket gets it
   size_t out_written_ = 0;
-  std::deque<Pending> pending_;  // written or in out_, in order
+  std::deque<Pending> pending_;  // written or to be written, in order
   size_t greetings_due_ = 0;
   bool ready_ = false;  // greeted: commands may be sent
   absl::Duration last_heard_;

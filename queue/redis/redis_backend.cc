@@ -819,7 +819,8 @@ class RedisBackend : public Backend {
 
 absl::StatusOr<std::unique_ptr<Backend>> OpenRedisBackend(
     const Options& options, Environment* environment) {
-  absl::StatusOr<RedisAddress> address = ParseRedisUrl(options.result_backend);
+  absl::StatusOr<RedisAddress> address =
+      ParseRedisUrl(options.result_backend, options.tls);
   if (!address.ok()) return address.status();
   return std::make_unique<RedisBackend>(*std::move(address),
                                         options.amqp.exchange, environment);

@@ -61,7 +61,7 @@ class AmqpBrokerTest : public ::testing::Test {
   AmqpBrokerTest()
       : environment_(MakeSystemEnvironment()),
         probe_(TestAmqpUrl()),
-        cutter_(ParseAmqpUrl(TestAmqpUrl())->port),
+        cutter_(ParseAmqpUrl(TestAmqpUrl(), TlsOptions())->port),
         options_(UniqueOptions(WithPort(TestAmqpUrl(), cutter_.port()))) {}
 
   ~AmqpBrokerTest() override {

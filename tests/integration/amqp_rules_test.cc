@@ -27,7 +27,8 @@ using ::testing::Not;
 using Ack = UnackedTags::Ack;
 
 TEST(AmqpUrl, SaysEverything) {
-  auto address = ParseAmqpUrl("amqp://us%65r:p%40ss%2Fword@rabbit:5673/my%2Fv");
+  auto address = ParseAmqpUrl("amqp://us%65r:p%40ss%2Fword@rabbit:5673/my%2Fv",
+                              TlsOptions());
   ASSERT_TRUE(address.ok()) << address.status();
   EXPECT_EQ(*address, (AmqpAddress{.host = "rabbit",
                                    .port = 5673,
@@ -40,33 +41,46 @@ TEST(AmqpUrl, SaysEverything) {
 TEST(AmqpUrl, LeavesOutWhatIsStandard) {
   for (const char* url : {"amqp://", "amqp://localhost", "AMQP://localhost/",
                           "amqp://guest:guest@localhost:5672/%2f"}) {
-    auto address = ParseAmqpUrl(url);
+    auto address = ParseAmqpUrl(url, TlsOptions());
     ASSERT_TRUE(address.ok()) << url << ": " << address.status();
     EXPECT_EQ(*address, AmqpAddress()) << url;
   }
 }
 
 TEST(AmqpUrl, KnowsIpv6AndIgnoresOptions) {
-  auto address = ParseAmqpUrl("amqp://u:p@[::1]:5673/v?heartbeat=5");
+  auto address =
+      ParseAmqpUrl("amqp://u:p@[::1]:5673/v?heartbeat=5", TlsOptions());
   ASSERT_TRUE(address.ok()) << address.status();
   EXPECT_EQ(address->host, "::1");
   EXPECT_EQ(address->port, 5673);
   EXPECT_EQ(address->vhost, "v");
 }
 
+TEST(AmqpUrl, AmqpsIsTlsWithAPortOfItsOwn) {
+  const TlsOptions tls = {.ca_file = "/ca.pem"};
+  auto address = ParseAmqpUrl("AMQPS://u:p@host/v", tls);
+  ASSERT_TRUE(address.ok()) << address.status();
+  EXPECT_EQ(*address, (AmqpAddress{.host = "host",
+                                   .port = 5671,
+                                   .user = "u",
+                                   .password = "p",
+                                   .vhost = "v",
+                                   .tls = tls}));
+  EXPECT_EQ(ParseAmqpUrl("amqps://host:7", tls)->port, 7);
+  EXPECT_FALSE(ParseAmqpUrl("amqp://host", tls)->tls.has_value());
+}
+
 TEST(AmqpUrl, AnErrorNeverShowsThePassword) {
   for (const char* url :
-       {"amqps://u:secret@host", "http://u:secret@host", "u:secret@host",
+       {"amqps://u:secret@host:0", "http://u:secret@host", "u:secret@host",
         "amqp://u:secret@host:port", "amqp://u:secret@host:0",
         "amqp://u:secret@host:70000", "amqp://u:secret%zz@host",
         "amqp://u:secret@host/%f", "amqp://u:secret@[::1",
         "amqp://u:secret@[::1]x"}) {
-    const absl::Status status = ParseAmqpUrl(url).status();
+    const absl::Status status = ParseAmqpUrl(url, TlsOptions()).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << url;
     EXPECT_THAT(std::string(status.message()), Not(HasSubstr("secret")));
   }
-  EXPECT_THAT(std::string(ParseAmqpUrl("amqps://host").status().message()),
-              HasSubstr("amqps:// is not supported"));
 }
 
 TEST(AmqpTopology, DefaultRoutingKeyIsTheBindingKeyOfADirectExchange) {

@@ -65,9 +65,22 @@ TEST(RedisUrlTest, ReadsEveryPart) {
       {"redis://u:a@b@h", {.host = "h", .user = "u", .password = "a@b"}},
       {"redis://u:a%40%2Fb@h", {.host = "h", .user = "u", .password = "a@/b"}},
       {"redis://[::1]:7000/1", {.host = "::1", .port = 7000, .database = 1}},
+      {"rediss://u:p@h:7000/3",
+       {.host = "h",
+        .port = 7000,
+        .user = "u",
+        .password = "p",
+        .database = 3,
+        .tls = TlsOptions()}},
+      {"redis+socket:///run/redis.sock", {.socket_path = "/run/redis.sock"}},
+      {"redis+socket://secret@/run/redis.sock:/3",
+       {.password = "secret", .database = 3, .socket_path = "/run/redis.sock"}},
+      {"redis+socket://a:b%40@/s", {.password = "a:b%40", .socket_path = "/s"}},
+      {"redis+socket:///with@sign:/1",
+       {.database = 1, .socket_path = "/with@sign"}},
   };
   for (const Case& c : cases) {
-    const auto address = ParseRedisUrl(c.url);
+    const auto address = ParseRedisUrl(c.url, TlsOptions());
     ASSERT_TRUE(address.ok()) << c.url << ": " << address.status();
     EXPECT_EQ(*address, c.address) << c.url;
   }
@@ -79,9 +92,14 @@ TEST(RedisUrlTest, RefusesWhatItCannotServeWithoutShowingThePassword) {
     const char* message;
   };
   const Case cases[] = {
-      {"rediss://:secret@h", "rediss:// is not supported"},
-      {"redis+socket://secret@/x", "redis+socket:// is not supported"},
       {"http://secret@h", "must begin with redis://"},
+      {"rediss://secret@", "names no host"},
+      {"rediss://secret@a:1,b:2", "several hosts"},
+      {"redis+socket://secret@", "expected redis+socket://"},
+      {"redis+socket://secret@relative.sock", "expected redis+socket://"},
+      {"redis+socket://secret@/x:3", "must be /database"},
+      {"redis+socket://secret@/x:/three", "number of a database"},
+      {"redis+socket://secret@/x:/-1", "number of a database"},
       {"redis://secret@", "names no host"},
       {"redis://secret@h:port", "port must be a number"},
       {"redis://secret@h:0", "port must be a number"},
@@ -94,11 +112,25 @@ TEST(RedisUrlTest, RefusesWhatItCannotServeWithoutShowingThePassword) {
       {"redis://secret@[::1", "not closed"},
   };
   for (const Case& c : cases) {
-    const absl::Status status = ParseRedisUrl(c.url).status();
+    const absl::Status status = ParseRedisUrl(c.url, TlsOptions()).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << c.url;
     EXPECT_THAT(status.ToString(), HasSubstr(c.message)) << c.url;
     EXPECT_THAT(status.ToString(), Not(HasSubstr("secret"))) << c.url;
   }
+}
+
+TEST(RedisUrlTest, RefusesASocketsPathThatTheKernelCannotTake) {
+  const std::string longest = "/" + std::string(106, 'x');
+  EXPECT_TRUE(ParseRedisUrl("redis+socket://" + longest, TlsOptions()).ok());
+  EXPECT_THAT(ParseRedisUrl("redis+socket://" + longest + "x", TlsOptions())
+                  .status()
+                  .ToString(),
+              HasSubstr("at most 107 bytes"));
+}
+
+TEST(RedisUrlTest, AnErrorNamesTheKeyThatHoldsTheUrl) {
+  EXPECT_THAT(ParseRedisUrl("x", TlsOptions(), "broker").status().ToString(),
+              HasSubstr("broker: it must begin"));
 }
 
 // ---- with a server ----------------------------------------------------------
@@ -373,8 +405,8 @@ TEST_F(RedisBackendTest, ARefreshNeverShortensALife) {
   ASSERT_TRUE(TryCreate("t").ok());
   Cli({"EXPIRE", "t", "90000"});
   ASSERT_TRUE(AwaitDone([&](auto done) {
-                backend_->Refresh({"t"}, Backend::RefreshWhich::kNotBegun, kTtl, kTtl,
-                                  std::move(done));
+                backend_->Refresh({"t"}, Backend::RefreshWhich::kNotBegun, kTtl,
+                                  kTtl, std::move(done));
               }).ok());
   EXPECT_THAT(SecondsToLive("t"), Ge(89'000));
 }

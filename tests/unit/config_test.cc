@@ -262,20 +262,20 @@ TEST_F(ConfigTest, WrongFileNamesLineKeyAndWhatWasExpected) {
       {"- broker\n", ": expected a map of settings, such as \"broker: URL\""},
       {"broker: redis://:secret@h:6379\n",
        ":1: broker: redis:// is not supported as a broker by this "
-       "version; supported are amqp:// and memory://"},
+       "version; supported are amqp://, amqps:// and memory://"},
       {"result_backend: amqp://u:secret@h\n",
        ":1: result_backend: amqp:// is not supported as a result "
-       "backend by this version; supported are redis:// and "
-       "memory://"},
+       "backend by this version; supported are redis://, rediss://, "
+       "redis+socket:// and memory://"},
       {"broker: localhost\n",
        ":1: broker: expected a URL, found \"localhost\"; supported "
-       "are amqp:// and memory://"},
+       "are amqp://, amqps:// and memory://"},
       {"broker: amqp://\n",
-       ":1: broker: the URL names no host; supported are amqp:// "
+       ":1: broker: the URL names no host; supported are amqp://, amqps:// "
        "and memory://"},
       {"broker: amqp://a,amqp://b\n",
        ":1: broker: several URLs are given, and this version takes "
-       "one; supported are amqp:// and memory://"}};
+       "one; supported are amqp://, amqps:// and memory://"}};
   for (const WrongFile& wrong : kFiles) {
     absl::Status status = LoadFile(wrong.text).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << wrong.text;
@@ -342,6 +342,10 @@ TEST(RedactUrlTest, HidesThePasswordAndNothingElse) {
             "redis://:***@localhost:6379/1");
   EXPECT_EQ(RedactUrl("redis://pw@localhost:6379"),
             "redis://***@localhost:6379");
+  EXPECT_EQ(RedactUrl("rediss://u:pw@h"), "rediss://u:***@h");
+  EXPECT_EQ(RedactUrl("amqps://u:pw@h/v"), "amqps://u:***@h/v");
+  EXPECT_EQ(RedactUrl("redis+socket://p:w@/run/r.sock:/1"),
+            "redis+socket://***@/run/r.sock:/1");
   EXPECT_EQ(RedactUrl("redis://localhost:6379"), "redis://localhost:6379");
   EXPECT_EQ(RedactUrl("amqp://u:p@ss/w@h/v"), "amqp://u:***@h/v");
   EXPECT_EQ(RedactUrl("redis://h/0?password=pw&db=1"),

@@ -31,11 +31,11 @@ TEST(OpenTest, MemoryNeedsNoServerAndKnowsTheDefaultQueue) {
 TEST(OpenTest, WhatIsNotSetIsAskedFor) {
   std::unique_ptr<Environment> environment = MakeSystemEnvironment();
   EXPECT_EQ(std::string(OpenBroker({}, environment.get()).status().message()),
-            "broker is not set; give --broker=URL; supported are amqp:// and "
-            "memory://");
+            "broker is not set; give --broker=URL; supported are amqp://, "
+            "amqps:// and memory://");
   EXPECT_EQ(std::string(OpenBackend({}, environment.get()).status().message()),
             "result_backend is not set; give --result_backend=URL; supported "
-            "are redis:// and memory://");
+            "are redis://, rediss://, redis+socket:// and memory://");
 }
 
 TEST(OpenTest, ForeignUrlsAreRefusedWithoutTheirPassword) {
