@@ -1,6 +1,7 @@
 // What every Broker does, whatever is behind it: the sentences of
 // queue/broker.h as tests. AMQP runs on the server of PENSTOCK_TEST_AMQP_URL,
-// with an exchange and queues of the test's own.
+// Redis on that of PENSTOCK_TEST_REDIS_URL, with an exchange and queues of the
+// test's own.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -19,8 +20,10 @@
 #include "queue/errors.h"
 #include "queue/ids.h"
 #include "queue/memory/memory_broker.h"
+#include "queue/redis/redis_broker.h"
 #include "tests/support/amqp_probe.h"
 #include "tests/support/broker_verbs.h"
+#include "tests/support/redis_probe.h"
 
 namespace penstock {
 namespace {
@@ -29,8 +32,10 @@ using ::penstock::testing::AmqpProbe;
 using ::penstock::testing::Answer;
 using ::penstock::testing::Inbox;
 using ::penstock::testing::PublishAndWait;
+using ::penstock::testing::RedisProbe;
 using ::penstock::testing::StopAndWait;
 using ::penstock::testing::TestAmqpUrl;
+using ::penstock::testing::TestRedisUrl;
 
 class BrokerConformance : public ::testing::TestWithParam<std::string> {
  protected:
@@ -46,11 +51,25 @@ class BrokerConformance : public ::testing::TestWithParam<std::string> {
           .kind = DeclareArg::kInt, .int_value = 10};
       queues_ = {options_.default_queue};
     }
+    if (GetParam() == "redis") {
+      options_.broker = TestRedisUrl();
+      // Without it every queue exists.
+      options_.redis.queues = {options_.default_queue};
+      options_.redis.delayed_tasks_key =
+          absl::StrCat("penstock-test-delayed-", unique);
+    }
     broker_ = Open();
   }
 
   ~BrokerConformance() override {
     broker_.reset();
+    if (GetParam() == "redis") {
+      RedisProbe probe(options_.broker, environment_.get());
+      for (const std::string& key : probe.Texts(
+               {"KEYS", absl::StrCat("*", options_.default_queue, "*")})) {
+        probe.Call({"DEL", key});
+      }
+    }
     if (GetParam() != "amqp") return;
     AmqpProbe probe(TestAmqpUrl());
     for (const std::string& queue : queues_) {
@@ -65,10 +84,15 @@ class BrokerConformance : public ::testing::TestWithParam<std::string> {
       return MakeMemoryBroker({.environment = environment_.get(),
                                .default_queue = options_.default_queue});
     }
-    auto broker = OpenAmqpBroker(options_, environment_.get());
+    auto broker = GetParam() == "redis"
+                      ? OpenRedisBroker(options_, environment_.get())
+                      : OpenAmqpBroker(options_, environment_.get());
     EXPECT_TRUE(broker.ok()) << broker.status();
     return *std::move(broker);
   }
+
+  // Whether a delivery says that it is not the first of its task.
+  static bool MarksRedelivered() { return GetParam() != "redis"; }
 
   // A name of a queue of this test's own, removed at its end.
   std::string NewQueue(const std::string& name) {
@@ -142,7 +166,7 @@ TEST_P(BrokerConformance, DeliversAgainWhatWasReturned) {
   consumer->Return(first.tag);
   const Delivery second = inbox.Next();
   EXPECT_EQ(second.body, "a");
-  EXPECT_TRUE(second.redelivered);
+  EXPECT_EQ(second.redelivered, MarksRedelivered());
   EXPECT_NE(second.tag, first.tag);
   consumer->Ack(second.tag);
   consumer.reset();
@@ -160,7 +184,7 @@ TEST_P(BrokerConformance, DeliversToTheNextConsumerWhatTheLastOneDidNotAck) {
   consumer = Consume(second);
   const Delivery delivery = second.Next();
   EXPECT_EQ(delivery.body, "a");
-  EXPECT_TRUE(delivery.redelivered);
+  EXPECT_EQ(delivery.redelivered, MarksRedelivered());
   consumer->Ack(delivery.tag);
 }
 
@@ -447,7 +471,9 @@ TEST_P(BrokerConformance, DeliveriesMayBeAckedWhileTheyAreHandedOut) {
   ExpectEmpty();
 }
 
-TEST_P(BrokerConformance, HigherPrioritiesGoFirst) {
+// A list of Redis has one order: as in machinery, priorities say nothing there.
+TEST_P(BrokerConformance, HigherPrioritiesGoFirstWhereThereAreAny) {
+  const bool has_priorities = GetParam() != "redis";
   Message low = Default("low");
   Message high = Default("high");
   high.priority = 9;
@@ -456,7 +482,8 @@ TEST_P(BrokerConformance, HigherPrioritiesGoFirst) {
   ASSERT_EQ(PublishAndWait(*broker_, high), absl::OkStatus());
   Inbox inbox;
   auto consumer = Consume(inbox, 1);
-  for (const char* body : {"high", "low"}) {
+  for (const char* body :
+       {has_priorities ? "high" : "low", has_priorities ? "low" : "high"}) {
     const Delivery delivery = inbox.Next();
     EXPECT_EQ(delivery.body, body);
     consumer->Ack(delivery.tag);
@@ -576,7 +603,7 @@ TEST_P(BrokerConformance, IsHealthyOnceItHasPublished) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, BrokerConformance,
-                         ::testing::Values("memory", "amqp"),
+                         ::testing::Values("memory", "amqp", "redis"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace
