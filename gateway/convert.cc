@@ -39,6 +39,7 @@ constexpr absl::Duration kMaxRetryDelay = absl::Hours(24 * 30);
 constexpr int kMaxGroup = 10'000;
 constexpr int kMaxChain = 1'000;
 constexpr int kMaxIds = 1'000;
+constexpr size_t kMaxReason = 1000;  // bytes
 constexpr absl::Duration kMaxWait = absl::Seconds(60);
 constexpr size_t kDefaultPage = 100;
 constexpr size_t kMaxPage = 1'000;
@@ -641,6 +642,19 @@ absl::StatusOr<std::vector<std::string>> ReadIds(
   return std::vector<std::string>(ids.begin(), ids.end());
 }
 
+absl::StatusOr<CancelCall> ReadCancel(const std::string& field,
+                                      const std::string& id,
+                                      const std::string& reason) {
+  Findings findings;
+  if (id.empty()) findings.Add(field, "is required");
+  if (reason.size() > kMaxReason) {
+    findings.Add("reason", absl::StrCat("has ", reason.size(),
+                                        " bytes; at most ", kMaxReason));
+  }
+  if (absl::Status status = findings.status(); !status.ok()) return status;
+  return CancelCall{.id = id, .reason = reason};
+}
+
 // Ties a page to its group: a token of another group, or a made-up one, differs.
 std::string PageSeal(const std::string& group_id, size_t page_start) {
   return Fingerprint(absl::StrCat("page\n", page_start, "\n", group_id))
@@ -787,14 +801,24 @@ absl::StatusOr<GroupStateCall> ReadGetGroupState(
   return call;
 }
 
+absl::StatusOr<CancelCall> ReadCancelTask(
+    const v1::CancelTaskRequest& request) {
+  return ReadCancel("task_id", request.task_id(), request.reason());
+}
+
+absl::StatusOr<CancelCall> ReadCancelGroup(
+    const v1::CancelGroupRequest& request) {
+  return ReadCancel("group_id", request.group_id(), request.reason());
+}
+
 std::string PageToken(const std::string& group_id, size_t page_start) {
   return absl::StrCat(page_start, "-", PageSeal(group_id, page_start));
 }
 
 // ---- answers --------------------------------------------------------------
 
-v1::TaskStatus WriteStatus(Status status) {
-  switch (status) {
+v1::TaskStatus WriteStatus(const TaskState& state) {
+  switch (state.status) {
     case Status::kUnknown:
       return v1::TASK_STATUS_UNSPECIFIED;
     case Status::kPending:
@@ -808,7 +832,10 @@ v1::TaskStatus WriteStatus(Status status) {
     case Status::kSuccess:
       return v1::TASK_STATUS_SUCCESS;
     case Status::kFailure:
-      return v1::TASK_STATUS_FAILURE;
+      // On the wire it is a failure: Go clients would wait for ever for a status
+      // that they do not know.
+      return state.error_type == kErrorCancelled ? v1::TASK_STATUS_CANCELLED
+                                                 : v1::TASK_STATUS_FAILURE;
   }
   return v1::TASK_STATUS_UNSPECIFIED;
 }
@@ -822,7 +849,7 @@ void WriteTime(absl::Time time, google::protobuf::Timestamp* out) {
 
 void WriteState(const TaskState& state, v1::TaskState* out) {
   out->set_task_id(state.task_id);
-  out->set_status(WriteStatus(state.status));
+  out->set_status(WriteStatus(state));
   for (const Value& result : state.results) {
     WriteResult(result, out->add_results());
   }

@@ -48,6 +48,10 @@ struct StateCall {
   std::string task_id;
   absl::Duration wait;  // not over 60 s
 };
+struct CancelCall {
+  std::string id;  // of the task or group
+  std::string reason;
+};
 struct GroupStateCall {
   std::string group_id;
   absl::Duration wait;  // not over 60 s
@@ -74,10 +78,14 @@ absl::StatusOr<std::vector<std::string>> ReadWatchState(
 absl::StatusOr<GroupStateCall> ReadGetGroupState(
     const v1::GetGroupStateRequest& request);
 
+absl::StatusOr<CancelCall> ReadCancelTask(const v1::CancelTaskRequest& request);
+absl::StatusOr<CancelCall> ReadCancelGroup(
+    const v1::CancelGroupRequest& request);
+
 // The token of the page of `group_id` that begins at member `page_start`.
 std::string PageToken(const std::string& group_id, size_t page_start);
 
-v1::TaskStatus WriteStatus(Status status);
+v1::TaskStatus WriteStatus(const TaskState& state);
 void WriteState(const TaskState& state, v1::TaskState* out);
 void WriteTime(absl::Time time, google::protobuf::Timestamp* out);
 

@@ -162,10 +162,12 @@ class GroupReading : public std::enable_shared_from_this<GroupReading> {
     std::shared_ptr<void> core;
   };
 
+  // `take` runs once, inside the call's Reply.
+  using Take = absl::AnyInvocable<void(v1::GetGroupStateResponse)>;
+
   GroupReading(World world, Waiters::Ticket ticket, absl::Time until,
                GroupStateCall asked, Permit permit,
-               std::shared_ptr<UnaryCall> call,
-               v1::GetGroupStateResponse* response)
+               std::shared_ptr<UnaryCall> call, Take take)
       : world_(std::move(world)),
         backend_(world_.backend),
         ticket_(ticket),
@@ -173,7 +175,7 @@ class GroupReading : public std::enable_shared_from_this<GroupReading> {
         asked_(std::move(asked)),
         permit_(std::move(permit)),
         call_(std::move(call)),
-        response_(response) {}
+        take_(std::move(take)) {}
 
   void Start() {
     backend_->GetRecord(
@@ -271,7 +273,8 @@ class GroupReading : public std::enable_shared_from_this<GroupReading> {
     const size_t index = next_++;
     const Status status =
         state.has_value() ? state->status : Status::kUnknown;
-    ++counts_[WriteStatus(status)];
+    ++counts_[state.has_value() ? WriteStatus(*state)
+                                : v1::TASK_STATUS_UNSPECIFIED];
     if (!IsFinal(status)) all_final_ = false;
     const bool on_page = asked_.include_tasks && index >= asked_.page_start &&
                          index == page_end_ + asked_.page_start &&
@@ -322,7 +325,7 @@ class GroupReading : public std::enable_shared_from_this<GroupReading> {
     if (asked_.include_tasks && next_page < ids_.size()) {
       answer_.set_next_page_token(PageToken(asked_.group_id, next_page));
     }
-    call_->Reply([this] { response_->Swap(&answer_); });
+    call_->Reply([this] { take_(std::move(answer_)); });
   }
 
   const World world_;
@@ -332,7 +335,7 @@ class GroupReading : public std::enable_shared_from_this<GroupReading> {
   const GroupStateCall asked_;
   const Permit permit_;
   const std::shared_ptr<UnaryCall> call_;
-  v1::GetGroupStateResponse* const response_;  // only in call_->Reply
+  Take take_;
 
   v1::GetGroupStateResponse answer_;
   std::vector<std::string> ids_;
@@ -709,15 +712,63 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
             ? core_->waits.Acquire({.tasks = 1})
             : core_->reads.Acquire({.tasks = kChunk});
     if (!permit.ok()) return Refuse(call, permit.status());
-    GroupReading::World world{.backend = core_->backend,
-                              .environment = core_->environment,
-                              .waiters = &core_->waiters,
-                              .draining = &core_->draining,
-                              .core = core_};
-    std::make_shared<GroupReading>(std::move(world), ticket, until,
-                                   *std::move(asked), *std::move(permit), call,
-                                   response)
+    std::make_shared<GroupReading>(
+        WorldOf(core_), ticket, until, *std::move(asked), *std::move(permit),
+        call,
+        [response](v1::GetGroupStateResponse answer) {
+          response->Swap(&answer);
+        })
         ->Start();
+    return call.get();
+  }
+
+  grpc::ServerUnaryReactor* CancelTask(
+      grpc::CallbackServerContext*, const v1::CancelTaskRequest* request,
+      v1::CancelTaskResponse* response) override {
+    auto call = UnaryCall::Make();
+    absl::StatusOr<CancelCall> asked = ReadCancelTask(*request);
+    if (!asked.ok()) return Refuse(call, asked.status());
+    absl::StatusOr<Permit> permit = core_->AdmitSend(1, 0);
+    if (!permit.ok()) return Refuse(call, permit.status());
+    core_->lifecycle->CancelTask(
+        asked->id, std::move(asked->reason),
+        [call, response, id = asked->id, permit = *std::move(permit)](
+            absl::StatusOr<std::optional<CancelledTask>> cancelled) {
+          if (!cancelled.ok()) return call->Fail(cancelled.status());
+          if (!cancelled->has_value()) return call->Fail(TaskNotFound(id));
+          call->Reply([&] {
+            WriteState((*cancelled)->state, response->mutable_state());
+            response->set_accepted((*cancelled)->accepted);
+          });
+        });
+    return call.get();
+  }
+
+  grpc::ServerUnaryReactor* CancelGroup(
+      grpc::CallbackServerContext*, const v1::CancelGroupRequest* request,
+      v1::CancelGroupResponse* response) override {
+    const Waiters::Ticket ticket = core_->waiters.NewTicket();
+    auto call = UnaryCall::Make();
+    absl::StatusOr<CancelCall> asked = ReadCancelGroup(*request);
+    if (!asked.ok()) return Refuse(call, asked.status());
+    absl::StatusOr<Permit> permit = core_->AdmitSend(kChunk, 0);
+    if (!permit.ok()) return Refuse(call, permit.status());
+    core_->lifecycle->CancelGroup(
+        asked->id, std::move(asked->reason),
+        [core = core_, ticket, call, response, id = asked->id,
+         permit = *std::move(permit)](
+            absl::StatusOr<std::optional<int>> cancelled) mutable {
+          if (!cancelled.ok()) return call->Fail(cancelled.status());
+          if (!cancelled->has_value()) return call->Fail(GroupNotFound(id));
+          std::make_shared<GroupReading>(
+              WorldOf(core), ticket, absl::InfinitePast(),
+              GroupStateCall{.group_id = id}, std::move(permit), call,
+              [response, count = **cancelled](v1::GetGroupStateResponse answer) {
+                response->mutable_group()->Swap(answer.mutable_group());
+                response->set_cancelled_count(count);
+              })
+              ->Start();
+        });
     return call.get();
   }
 
@@ -752,6 +803,15 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
       const std::shared_ptr<UnaryCall>& call, const absl::Status& error) {
     call->Fail(error);
     return call.get();
+  }
+
+  static GroupReading::World WorldOf(
+      const std::shared_ptr<GatewayService::Core>& core) {
+    return {.backend = core->backend,
+            .environment = core->environment,
+            .waiters = &core->waiters,
+            .draining = &core->draining,
+            .core = core};
   }
 
   const std::shared_ptr<GatewayService::Core> core_;

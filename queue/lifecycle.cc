@@ -5,6 +5,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "queue/canceller.h"
 #include "queue/continuation.h"
 #include "queue/dispatch.h"
 #include "queue/errors.h"
@@ -72,7 +73,8 @@ struct Lifecycle::Core {
         continuation(&scope),
         mover(&scope, &continuation),
         sweeper(&scope, &continuation),
-        submitter(&scope, &mover) {}
+        submitter(&scope, &mover),
+        canceller(&scope, &continuation) {}
 
   void Begun(const Task& task, const std::string& queue, BeginVerdict verdict,
              BeginAnswer answer, Callback<BeginVerdict> done);
@@ -94,6 +96,7 @@ struct Lifecycle::Core {
   Mover mover;
   Sweeper sweeper;
   Submitter submitter;
+  Canceller canceller;
 };
 
 Lifecycle::Lifecycle(Broker* broker, Backend* backend, Environment* environment,
@@ -130,6 +133,18 @@ void Lifecycle::SubmitGroup(std::string group_id, std::vector<Task> members,
   core_->submitter.SubmitGroup(std::move(group_id), std::move(members),
                                std::move(callback), send_concurrency,
                                std::move(submission), std::move(done));
+}
+
+void Lifecycle::CancelTask(std::string task_id, std::string reason,
+                           Callback<std::optional<CancelledTask>> done) {
+  core_->canceller.CancelTask(std::move(task_id), std::move(reason),
+                              std::move(done));
+}
+
+void Lifecycle::CancelGroup(std::string group_id, std::string reason,
+                            Callback<std::optional<int>> done) {
+  core_->canceller.CancelGroup(std::move(group_id), std::move(reason),
+                               std::move(done));
 }
 
 void Lifecycle::Begin(const Task& task, const std::string& queue,
@@ -362,6 +377,27 @@ void Lifecycle::Core::BuryDelivery(std::string body, std::string queue,
         scope.broker->PublishDead(queue, body, reason, AsDone(std::move(cb)));
       },
       AsCallback(std::move(done)));
+}
+
+void Lifecycle::FindEnded(std::vector<std::string> task_ids,
+                          Callback<std::vector<std::string>> done) {
+  using States = std::vector<std::optional<TaskState>>;
+  core_->scope.backend->GetStates(
+      std::move(task_ids),
+      core_->scope.Guard<States>(
+          [done = std::move(done)](absl::StatusOr<States> states) mutable {
+            if (!states.ok()) {
+              std::move(done)(states.status());
+              return;
+            }
+            std::vector<std::string> ended;
+            for (const std::optional<TaskState>& state : *states) {
+              if (state.has_value() && IsFinal(state->status)) {
+                ended.push_back(state->task_id);
+              }
+            }
+            std::move(done)(std::move(ended));
+          }));
 }
 
 void Lifecycle::RefreshRunning(std::vector<std::string> task_ids) {

@@ -53,6 +53,11 @@ struct Submitted {
   absl::Time create_time;
 };
 
+struct CancelledTask {
+  TaskState state;        // what stands now
+  bool accepted = false;  // by this call; false: it was final already
+};
+
 // How a handler's run ended.
 struct Outcome {
   enum Kind { kSuccess, kFailure } kind = kSuccess;
@@ -110,6 +115,18 @@ class Lifecycle {
                    std::optional<Task> callback, int send_concurrency,
                    Submission submission, Callback<Submitted> done);
 
+  // Ends a task that is not final: FAILURE, of kind kErrorCancelled, with
+  // "cancelled: `reason`". What waits never starts on a Penstock worker; the
+  // handler of what runs sees its stop token, and its outcome is dropped. Then
+  // what follows the task is ended too. nullopt: no state of this id is known.
+  void CancelTask(std::string task_id, std::string reason,
+                  Callback<std::optional<CancelledTask>> done);
+
+  // The same for all members of a group and its callback: how many this call
+  // ended. nullopt: the group is not known.
+  void CancelGroup(std::string group_id, std::string reason,
+                   Callback<std::optional<int>> done);
+
   // --- the worker's side. These repeat what fails while the backend or broker is
   // away, and so end with OK, or with CANCELLED after Stop: then do not ack.
 
@@ -130,6 +147,10 @@ class Lifecycle {
   // A delivery from `queue` that could not be decoded: into the dead letters.
   void Bury(std::string body, const std::string& queue, std::string reason,
             Done done);
+
+  // Which of these running tasks have a final state already: they were cancelled.
+  void FindEnded(std::vector<std::string> task_ids,
+                 Callback<std::vector<std::string>> done);
 
   // Keeps the states of running tasks from expiring.
   void RefreshRunning(std::vector<std::string> task_ids);

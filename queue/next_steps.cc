@@ -41,13 +41,6 @@ void AppendResults(const std::vector<Value>& results, Task& task) {
   task.args_null = false;
 }
 
-// "link add (task_1) failed: boom"
-std::string FailureCause(absl::string_view what, const std::string& name,
-                         const std::string& id, const std::string& error) {
-  return absl::StrCat(what, " ", name, name.empty() ? "" : " ", "(", id,
-                      ") failed: ", error);
-}
-
 std::vector<Step> AfterSuccess(const Task& task, const TaskState& state,
                                int* undecodable) {
   std::vector<Step> steps;
@@ -82,6 +75,12 @@ std::vector<Step> AfterFailure(const Task& task, const TaskState& state,
 }
 
 }  // namespace
+
+std::string FailureCause(absl::string_view what, const std::string& name,
+                         const std::string& id, const std::string& error) {
+  return absl::StrCat(what, " ", name, name.empty() ? "" : " ", "(", id,
+                      ") failed: ", error);
+}
 
 std::vector<Promised> PromisedAfter(const Task& task) {
   std::vector<Promised> promised;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "queue/task.h"
 
@@ -55,6 +56,10 @@ struct Promised {
   std::string task_name;
 };
 std::vector<Promised> PromisedAfter(const Task& task);
+
+// "link add (task_x) failed: ...": what is said of a task that was abandoned.
+std::string FailureCause(absl::string_view what, const std::string& name,
+                         const std::string& id, const std::string& error);
 
 // Whether and how a failed attempt is tried again: machinery's rules. nullopt:
 // no more, FAILURE. `retry_after`: the handler asked for it, which uses up no

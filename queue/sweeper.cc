@@ -182,8 +182,8 @@ void Sweeper::VisitChain(VisitPtr visit) {
     if (!rest.empty()) {
       AbandonAll(
           visit, std::move(rest),
-          absl::StrCat("link ", (*failed)->task_name, " (",
-                       record.task_ids[index], ") failed: ", (*failed)->error));
+          FailureCause("link", (*failed)->task_name, record.task_ids[index],
+                       (*failed)->error));
       return;
     }
   }
@@ -251,8 +251,8 @@ void Sweeper::EndGroup(VisitPtr visit, const std::optional<TaskState>& callback,
       ids.erase(ids.begin());
       AbandonAll(
           visit, std::move(ids),
-          absl::StrCat("link ", callback->task_name, " (", callback->task_id,
-                       ") failed: ", callback->error));
+          FailureCause("link", callback->task_name, callback->task_id,
+                       callback->error));
     } else if (record.submitted) {
       Close(visit);
     } else {

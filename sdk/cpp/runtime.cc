@@ -24,6 +24,9 @@ constexpr absl::Duration kShortRun = absl::Milliseconds(20);
 constexpr absl::Duration kLongRun = absl::Minutes(25);
 constexpr absl::Duration kTick = absl::Minutes(1);
 
+// How often, and after how long a run, to look whether it was cancelled.
+constexpr absl::Duration kLook = absl::Seconds(1);
+
 constexpr absl::Duration kFirstPoll = absl::Milliseconds(100);
 constexpr absl::Duration kLastPoll = absl::Seconds(5);
 
@@ -77,6 +80,9 @@ absl::Status Runtime::Start(ConsumeOptions consume) {
   consumer_ = *std::move(consumer);
   world_.environment->RunAfter(kTick, [weak = weak_from_this()] {
     if (auto self = weak.lock()) self->Tick();
+  });
+  world_.environment->RunAfter(kLook, [weak = weak_from_this()] {
+    if (auto self = weak.lock()) self->LookForCancelled();
   });
   return absl::OkStatus();
 }
@@ -242,6 +248,11 @@ void Runtime::RunTasks() {
   while (ready_.WaitAndTakeOne(run)) RunTask(run);
 }
 
+void Runtime::RunOneTask() {
+  Run* run = nullptr;
+  if (ready_.TakeOne(run)) RunTask(run);
+}
+
 void Runtime::RunTask(Run* run) {
   Taken& taken = run->first;
   const absl::Time start = world_.environment->Now();
@@ -252,7 +263,7 @@ void Runtime::RunTask(Run* run) {
   const WorkerHooks& hooks = options_.hooks;
   if (hooks.before_task) hooks.before_task(taken.task);
   Context context = MakeContext(taken.task, taken.queue, taken.redelivered,
-                                stop_.get_token());
+                                run->stop.get_token());
   absl::StatusOr<Results> results =
       CallHandler(run->handler->second, context, taken.task.args);
   if (!results.ok()) ReportError(results.status(), &taken.task);
@@ -389,6 +400,52 @@ void Runtime::Tick() {
   });
 }
 
+// ---- each second
+
+// One read for all that run for long enough to be worth it.
+void Runtime::LookForCancelled() {
+  const absl::Time now = world_.environment->Now();
+  std::vector<std::string> running;
+  {
+    absl::MutexLock lock(&mu_);
+    for (const auto& [id, run] : runs_) {
+      if (!run->finish_sent && !run->stop.stop_requested() &&
+          now - run->run_time >= kLook) {
+        running.push_back(id);
+      }
+    }
+  }
+  Outside([&] {
+    if (!running.empty()) {
+      world_.lifecycle->FindEnded(
+          std::move(running), [self = shared_from_this()](
+                                  absl::StatusOr<std::vector<std::string>> ids) {
+            if (ids.ok()) self->StopEnded(*ids);
+          });
+    }
+    world_.environment->RunAfter(kLook, [weak = weak_from_this()] {
+      if (auto self = weak.lock()) self->LookForCancelled();
+    });
+  });
+}
+
+void Runtime::StopEnded(const std::vector<std::string>& task_ids) {
+  std::vector<std::stop_source> stops;
+  {
+    absl::MutexLock lock(&mu_);
+    for (const std::string& id : task_ids) {
+      auto found = runs_.find(id);
+      if (found != runs_.end()) stops.push_back(found->second->stop);
+    }
+  }
+  for (const std::string& id : task_ids) {
+    Log(LogLevel::kInfo, "task was cancelled: its stop token fires",
+        {{"task", id}});
+  }
+  // Runs stop callbacks: not with the lock held.
+  for (std::stop_source& stop : stops) stop.request_stop();
+}
+
 // ---- the end
 
 absl::Status Runtime::Drain(absl::Duration deadline) {
@@ -416,11 +473,13 @@ absl::Status Runtime::Drain(absl::Duration deadline) {
   for (Run* run : ready_.Take()) EndRun(run, End::kGiveBack);
 
   const absl::Condition quiet(this, &Runtime::QuietLocked);
+  std::vector<std::stop_source> stops;
   {
     absl::MutexLock lock(&mu_);
     if (mu_.AwaitWithDeadline(quiet, give_up)) return absl::OkStatus();
+    for (const auto& [id, run] : runs_) stops.push_back(run->stop);
   }
-  stop_.request_stop();  // runs stop callbacks: not with the lock held
+  for (std::stop_source& stop : stops) stop.request_stop();
 
   absl::MutexLock lock(&mu_);
   if (mu_.AwaitWithTimeout(quiet, options_.drain_grace)) {

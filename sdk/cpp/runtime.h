@@ -65,6 +65,10 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   // A runner's life: runs handlers until Drain or Close.
   void RunTasks();
 
+  // Runs one task that has begun, if there is one: a runner's step, for who owns
+  // no thread (the simulator).
+  void RunOneTask();
+
   // As Worker::Drain, but for the disconnecting.
   absl::Status Drain(absl::Duration deadline);
 
@@ -86,6 +90,7 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
     std::string id;
     int attempt = 1;
     const Handlers::value_type* handler = nullptr;  // name and handler
+    std::stop_source stop;                          // synchronises itself
 
     // --- of the step that is under way
     Taken first;  // the delivery; Finish takes the task out of it
@@ -119,6 +124,8 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   void PauseForBackend(const absl::Status& why);
   void PollBackend(absl::Duration delay);
   void Tick();
+  void LookForCancelled();
+  void StopEnded(const std::vector<std::string>& task_ids);
 
   void Return(const std::vector<Taken>& deliveries);
   void ReportError(const absl::Status& error, const Task* task) const;
@@ -140,7 +147,6 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
 
   // --- synchronise themselves
   Mailbox<Run*> ready_;  // begun, for the runners
-  std::stop_source stop_;
 
   absl::Mutex gate_;  // taken for reading while the world is called
   std::unique_ptr<Consumer> consumer_ ABSL_GUARDED_BY(gate_);

@@ -27,7 +27,8 @@ std::string Binary(const std::string& name) {
 
 bool IsFinal(const v1::TaskState& state) {
   return state.status() == v1::TASK_STATUS_SUCCESS ||
-         state.status() == v1::TASK_STATUS_FAILURE;
+         state.status() == v1::TASK_STATUS_FAILURE ||
+         state.status() == v1::TASK_STATUS_CANCELLED;
 }
 
 void SetLimit(grpc::ClientContext& context, absl::Duration limit) {

@@ -477,6 +477,79 @@ TEST_F(GatewayTest, FailedLinkAbandonsWhatFollows) {
   }
 }
 
+TEST_F(GatewayTest, CancelledTaskNeverRuns) {
+  StartServer();
+  v1::SendTaskRequest request;
+  *request.mutable_task() = MakeTask("add", {1}, "t");
+  v1::SendTaskResponse response;
+  ASSERT_TRUE(stub_->SendTask(Context().get(), request, &response).ok());
+  v1::CancelTaskRequest cancel;
+  cancel.set_task_id("t");
+  cancel.set_reason("not needed");
+  v1::CancelTaskResponse cancelled;
+  ASSERT_TRUE(stub_->CancelTask(Context().get(), cancel, &cancelled).ok());
+  EXPECT_TRUE(cancelled.accepted());
+  EXPECT_EQ(cancelled.state().status(), v1::TASK_STATUS_CANCELLED);
+  EXPECT_EQ(cancelled.state().error().message(), "cancelled: not needed");
+  EXPECT_EQ(cancelled.state().error().type(), "cancelled");
+  ASSERT_TRUE(stub_->CancelTask(Context().get(), cancel, &cancelled).ok());
+  EXPECT_FALSE(cancelled.accepted());
+
+  StartWorker();
+  *request.mutable_task() = MakeTask("add", {1}, "next");
+  ASSERT_TRUE(stub_->SendTask(Context().get(), request, &response).ok());
+  EXPECT_EQ(Await("next").status(), v1::TASK_STATUS_SUCCESS);
+  EXPECT_EQ(Await("t").status(), v1::TASK_STATUS_CANCELLED);
+  EXPECT_EQ(Await("t").attempt(), 0);
+}
+
+TEST_F(GatewayTest, CancelledGroupEndsWithItsCallback) {
+  StartServer();
+  v1::SendChordRequest request;
+  *request.add_tasks() = MakeTask("add", {1}, "a");
+  *request.add_tasks() = MakeTask("add", {2}, "b");
+  *request.mutable_callback() = MakeTask("add", {}, "cb");
+  request.set_group_id("g");
+  v1::SendChordResponse response;
+  ASSERT_TRUE(stub_->SendChord(Context().get(), request, &response).ok());
+  v1::CancelGroupRequest cancel;
+  cancel.set_group_id("g");
+  v1::CancelGroupResponse cancelled;
+  ASSERT_TRUE(stub_->CancelGroup(Context().get(), cancel, &cancelled).ok());
+  EXPECT_EQ(cancelled.cancelled_count(), 3);
+  EXPECT_EQ(cancelled.group().group_id(), "g");
+  EXPECT_EQ(cancelled.group().total(), 2);
+  EXPECT_TRUE(cancelled.group().done());
+  ASSERT_EQ(cancelled.group().counts_size(), 1);
+  EXPECT_EQ(cancelled.group().counts(0).status(), v1::TASK_STATUS_CANCELLED);
+  EXPECT_EQ(cancelled.group().callback().error().message(), "cancelled");
+}
+
+TEST_F(GatewayTest, CancelNamesWhatIsWrong) {
+  StartServer();
+  v1::CancelTaskRequest cancel;
+  cancel.set_reason(std::string(1001, 'x'));
+  v1::CancelTaskResponse cancelled;
+  const grpc::Status bad =
+      stub_->CancelTask(Context().get(), cancel, &cancelled);
+  EXPECT_EQ(bad.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  const auto fields = Find<google::rpc::BadRequest>(bad);
+  ASSERT_TRUE(fields.has_value());
+  ASSERT_EQ(fields->field_violations_size(), 2);
+  EXPECT_EQ(fields->field_violations(0).field(), "task_id");
+  EXPECT_EQ(fields->field_violations(1).field(), "reason");
+  cancel.set_task_id("unknown");
+  cancel.clear_reason();
+  EXPECT_EQ(
+      stub_->CancelTask(Context().get(), cancel, &cancelled).error_code(),
+      grpc::StatusCode::NOT_FOUND);
+  v1::CancelGroupRequest group;
+  group.set_group_id("unknown");
+  v1::CancelGroupResponse answer;
+  EXPECT_EQ(stub_->CancelGroup(Context().get(), group, &answer).error_code(),
+            grpc::StatusCode::NOT_FOUND);
+}
+
 TEST_F(GatewayTest, FailedMemberEndsTheChordAndIsNamed) {
   StartBoth();
   const auto chord = SendChord(

@@ -122,6 +122,39 @@ class LifecycleTest : public ::testing::Test {
     });
   }
 
+  // "cancelled", "too late: STATUS", "unknown".
+  std::string Cancel(const std::string& id, const std::string& reason = "why") {
+    std::string text = "no answer";
+    lifecycle_->CancelTask(
+        id, reason,
+        [&](absl::StatusOr<std::optional<CancelledTask>> answer) {
+          ASSERT_TRUE(answer.ok()) << answer.status();
+          if (!answer->has_value()) {
+            text = "unknown";
+          } else if ((*answer)->accepted) {
+            text = "cancelled";
+          } else {
+            text = absl::StrCat(
+                "too late: ",
+                absl::string_view(StatusName((*answer)->state.status).data(),
+                                  StatusName((*answer)->state.status).size()));
+          }
+        });
+    environment_.RunDue();
+    return text;
+  }
+  // How many were ended; -1: the group is unknown.
+  int CancelGroup(const std::string& id) {
+    int count = -2;
+    lifecycle_->CancelGroup(id, "why",
+                            [&](absl::StatusOr<std::optional<int>> answer) {
+                              ASSERT_TRUE(answer.ok()) << answer.status();
+                              count = answer->value_or(-1);
+                            });
+    environment_.RunDue();
+    return count;
+  }
+
   // --- the worker's verbs
   void StartWorker(int prefetch = 100) {
     consumer_ =
@@ -731,6 +764,118 @@ TEST_F(LifecycleTest, EndedWorkflowsLeaveNoOpenEntry) {
   StartWorker();
   environment_.Advance(absl::Minutes(2));
   EXPECT_TRUE(NothingIsOpen());
+}
+
+TEST_F(LifecycleTest, ACancelledTaskThatWaitsNeverRuns) {
+  Task task = Add("t", {1, 1});
+  task.on_error = {EncodeTask({.id = "e", .name = "note"})};
+  handlers_["note"] = [](const Task& task) {
+    return Success({{.type = "string", .json = task.args[0].json}});
+  };
+  ASSERT_TRUE(Send(task).ok());
+  EXPECT_EQ(Cancel("t", "not needed"), "cancelled");
+  EXPECT_EQ(Seen("t"), "FAILURE cancelled: not needed");
+  EXPECT_EQ(Cancel("t"), "too late: FAILURE");
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(runs_["t"], 0);
+  EXPECT_EQ(Seen("e"), "SUCCESS \"cancelled: not needed\"");
+  EXPECT_EQ(Seen("t"), "FAILURE cancelled: not needed");
+  EXPECT_EQ(acks_, 2);
+}
+
+TEST_F(LifecycleTest, AnUnknownTaskOrGroupCannotBeCancelled) {
+  EXPECT_EQ(Cancel("t"), "unknown");
+  EXPECT_EQ(CancelGroup("g"), -1);
+}
+
+TEST_F(LifecycleTest, ACancelledTaskThatIsDelayedBringsItsStepsAtOnce) {
+  Task task = Add("t", {1, 1});
+  task.eta = ZonedTime{.time = environment_.Now() + absl::Hours(1)};
+  task.on_error = {EncodeTask(Add("e", {}))};
+  handlers_["add"] = [](const Task&) { return Success({}); };
+  ASSERT_TRUE(Send(task).ok());
+  StartWorker();
+  EXPECT_EQ(Cancel("t"), "cancelled");
+  EXPECT_EQ(Seen("e"), "SUCCESS");
+  environment_.Advance(absl::Hours(2));
+  EXPECT_EQ(runs_["t"], 0);
+  EXPECT_EQ(acks_, 1) << "it was taken out of the delayed set";
+}
+
+TEST_F(LifecycleTest, ACancelledRetryIsNotTriedAgain) {
+  ASSERT_TRUE(Send({.id = "t", .name = "fail", .retry_count = 5}).ok());
+  StartWorker();
+  EXPECT_THAT(Seen("t"), HasSubstr("RETRY"));
+  EXPECT_EQ(Cancel("t"), "cancelled");
+  environment_.Advance(absl::Minutes(5));
+  EXPECT_EQ(Seen("t"), "FAILURE cancelled: why");
+  EXPECT_EQ(runs_["t"], 1);
+}
+
+TEST_F(LifecycleTest, TheOutcomeOfACancelledRunIsDropped) {
+  Task task = Add("t", {1, 1});
+  task.on_success = {EncodeTask(Add("s", {}))};
+  ASSERT_TRUE(Send(task).ok());
+  std::vector<std::string> ended;
+  handlers_["add"] = [&](const Task&) {
+    EXPECT_EQ(Cancel("t"), "cancelled");
+    lifecycle_->FindEnded(
+        {"t"}, [&](absl::StatusOr<std::vector<std::string>> found) {
+          ended = found.value();
+        });
+    environment_.RunDue();
+    return Success({});
+  };
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_THAT(ended, ElementsAre("t"));
+  EXPECT_EQ(Seen("t"), "FAILURE cancelled: why");
+  EXPECT_EQ(Seen("s"), "FAILURE link add (t) failed: cancelled: why");
+  EXPECT_EQ(acks_, 1);
+}
+
+TEST_F(LifecycleTest, ACancelledLinkEndsWhatFollows) {
+  ASSERT_TRUE(SendChain({Add("a", {1}), Add("b", {2}), Add("c", {3})}).ok());
+  EXPECT_EQ(Cancel("b"), "cancelled");
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(Seen("a"), "SUCCESS 1");
+  EXPECT_EQ(runs_["b"], 0);
+  EXPECT_EQ(Seen("c"), "FAILURE link add (b) failed: cancelled: why");
+}
+
+TEST_F(LifecycleTest, ACancelledFirstLinkEndsWhatFollowsWithoutAWorker) {
+  ASSERT_TRUE(SendChain({Add("a", {1}), Add("b", {2}), Add("c", {3})}).ok());
+  EXPECT_EQ(Cancel("a"), "cancelled");
+  EXPECT_EQ(Seen("c"), "FAILURE link add (a) failed: cancelled: why");
+}
+
+TEST_F(LifecycleTest, ACancelledMemberEndsItsChord) {
+  ASSERT_TRUE(SendGroup("g", {Add("a", {1}), Add("b", {2})},
+                        Task{.id = "cb", .name = "add"})
+                  .ok());
+  EXPECT_EQ(Cancel("b"), "cancelled");
+  EXPECT_EQ(Seen("cb"), "PENDING") << "the other member has not ended";
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(Seen("cb"), "FAILURE group member add (b) failed: cancelled: why");
+}
+
+TEST_F(LifecycleTest, ACancelledGroupEndsWithoutAWorker) {
+  Task callback{.id = "cb", .name = "add"};
+  callback.on_success = {EncodeTask(Add("after", {}))};
+  ASSERT_TRUE(SendGroup("g", {Add("a", {1}), Add("b", {2})}, callback).ok());
+  EXPECT_EQ(CancelGroup("g"), 3);
+  for (const char* id : {"a", "b", "cb"}) {
+    EXPECT_EQ(Seen(id), "FAILURE cancelled: why") << id;
+  }
+  EXPECT_EQ(Seen("after"), "FAILURE link add (cb) failed: cancelled: why");
+  EXPECT_EQ(CancelGroup("g"), 0);
+  StartWorker();
+  environment_.Advance(absl::Minutes(1));
+  EXPECT_TRUE(NothingIsOpen());
+  EXPECT_TRUE(runs_.empty());
 }
 
 TEST_F(LifecycleTest, AfterStopNothingIsTouched) {

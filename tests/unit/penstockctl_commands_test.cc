@@ -86,6 +86,28 @@ class FakeGateway final : public v1::GatewayService::Service {
     if (first) response->set_next_page_token("2");
     return answer;
   }
+  grpc::Status CancelTask(grpc::ServerContext*,
+                          const v1::CancelTaskRequest* request,
+                          v1::CancelTaskResponse* response) override {
+    v1::TaskState& state = *response->mutable_state();
+    state.set_task_id(request->task_id());
+    state.set_status(v1::TASK_STATUS_CANCELLED);
+    state.mutable_error()->set_message("cancelled: " + request->reason());
+    return answer;
+  }
+  grpc::Status CancelGroup(grpc::ServerContext*,
+                           const v1::CancelGroupRequest* request,
+                           v1::CancelGroupResponse* response) override {
+    response->set_cancelled_count(2);
+    v1::GroupState& group = *response->mutable_group();
+    group.set_group_id(request->group_id());
+    group.set_total(2);
+    group.set_done(true);
+    auto* count = group.add_counts();
+    count->set_status(v1::TASK_STATUS_CANCELLED);
+    count->set_count(2);
+    return answer;
+  }
   grpc::Status WatchState(
       grpc::ServerContext*, const v1::WatchStateRequest*,
       grpc::ServerWriter<v1::WatchStateResponse>* writer) override {
@@ -262,6 +284,24 @@ TEST_F(PenstockctlTest, GroupStateReadsAllPages) {
   EXPECT_EQ(Run({"group-state", "g"}), kExitOk);
   EXPECT_EQ(out_.str(),
             "g  2 SUCCESS of 2\ntask_1  UNSPECIFIED\ntask_2  UNSPECIFIED\n");
+}
+
+TEST_F(PenstockctlTest, CancelPrintsHowEachStandsThen) {
+  EXPECT_EQ(Run({"cancel", "task_1", "task_2", "--reason=not needed"}),
+            kExitOk);
+  EXPECT_EQ(out_.str(),
+            "task_1  CANCELLED  cancelled: not needed\n"
+            "task_2  CANCELLED  cancelled: not needed\n");
+  EXPECT_EQ(Run({"cancel-group", "group_1"}), kExitOk);
+  EXPECT_EQ(out_.str(), "cancelled 2\ngroup_1  2 CANCELLED of 2  done\n");
+}
+
+TEST_F(PenstockctlTest, ACancelledTaskExitsWithOne) {
+  v1::TaskState state = Failure("cancelled: why");
+  state.set_status(v1::TASK_STATUS_CANCELLED);
+  gateway_.states = {state};
+  EXPECT_EQ(Run({"state", "task_1", "--wait=1s"}), kExitTaskFailed);
+  EXPECT_EQ(out_.str(), "task_1  CANCELLED  cancelled: why\n");
 }
 
 TEST_F(PenstockctlTest, AnArgumentThatIsNoneIsAUsageError) {

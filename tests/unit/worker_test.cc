@@ -604,6 +604,33 @@ TEST_F(WorkerTest, TheDrainDeadlineFiresTheStopToken) {
   EXPECT_THAT(broker_.AwaitAcks(0), ElementsAre(1));
 }
 
+TEST_F(WorkerTest, ACancelledTasksStopTokenFires) {
+  absl::Notification began;
+  Worker& worker = MakeWorker();
+  worker.Register("until_stop", [&](Context& context) {
+    absl::Notification stopped;
+    std::stop_callback on_stop(context.stop, [&] { stopped.Notify(); });
+    began.Notify();
+    stopped.WaitForNotification();
+  });
+  worker.Register("other", [] {});
+  Start();
+  broker_.Deliver(MakeTask("task_1", "until_stop"), 1);
+  began.WaitForNotification();
+  TaskState cancelled = *StateOf("task_1");
+  cancelled.status = Status::kFailure;
+  cancelled.error = "cancelled: why";
+  cancelled.error_type = std::string(kErrorCancelled);
+  cancelled.run = "canceller";
+  absl::Notification written;
+  backend_.Cancel(cancelled, absl::Hours(1),
+                  [&](absl::StatusOr<CancelAnswer>) { written.Notify(); });
+  written.WaitForNotification();
+  environment_.Skip(absl::Seconds(2));
+  EXPECT_THAT(broker_.AwaitAcks(1), ElementsAre(1));
+  EXPECT_EQ(StateOf("task_1")->error, "cancelled: why");
+}
+
 TEST_F(WorkerTest, DrainGivesUpOnAHandlerThatGoesOn) {
   Gate gate;
   Worker& worker = MakeWorker({.drain_grace = absl::ZeroDuration()});

@@ -53,6 +53,12 @@ constexpr auto kVerbs = std::to_array<VerbSpec>({
      "Ends when all tasks are final. --timeout, if given, ends it earlier.\n"},
     {"group-state", Verb::kGroupState, "ID", "print how a group stands",
      "Prints a line for the group, then one for each member.\n"},
+    {"cancel", Verb::kCancel, "ID...", "cancel tasks",
+     "What waits never starts; what runs on a Penstock worker is told to stop.\n"
+     "Prints each state as it stands then; one that was final stays as it was.\n"},
+    {"cancel-group", Verb::kCancelGroup, "ID",
+     "cancel a group, and its callback",
+     "Prints how many tasks were cancelled, and a line for the group.\n"},
     {"help", Verb::kHelp, "[COMMAND]", "explain a command", ""},
 });
 
@@ -127,6 +133,9 @@ constexpr auto kFlags = std::to_array<FlagSpec>({
      [](const std::string& t, Command& c) {
        return SetNumber(t, 255, c.priority);
      }},
+    {"reason", "TEXT", "a text", "cancel cancel-group",
+     "why; it becomes part of the error",
+     [](const std::string& t, Command& c) { return SetText(t, c.reason); }},
     {"address", "HOST:PORT", "an address such as localhost:50051", "",
      "the gateway; also PENSTOCK_ADDRESS (localhost:50051)",
      [](const std::string& t, Command& c) { return SetText(t, c.address); }},
@@ -277,13 +286,17 @@ absl::Status SetWords(const VerbSpec& verb, std::vector<std::string> words,
     }
     case Verb::kState:
     case Verb::kGroupState:
+    case Verb::kCancelGroup:
       if (words.size() != 1) {
         return UsageError(
             absl::StrCat(verb.name, " takes one ID, found ", words.size()));
       }
       break;
     case Verb::kWatch:
-      if (words.empty()) return UsageError("watch takes at least one ID");
+    case Verb::kCancel:
+      if (words.empty()) {
+        return UsageError(absl::StrCat(verb.name, " takes at least one ID"));
+      }
       break;
     case Verb::kHelp:
       if (words.size() > 1) return UsageError("help takes one command");

@@ -23,6 +23,8 @@ enum class Verb {
   kState,
   kWatch,
   kGroupState,
+  kCancel,
+  kCancelGroup,
   kHelp,
   kVersion,
 };
@@ -38,7 +40,7 @@ struct TaskWords {
 struct Command {
   Verb verb = Verb::kHelp;
   std::vector<TaskWords> tasks;  // send: one; chord: the last is the callback
-  std::vector<std::string> ids;  // state, watch, group-state
+  std::vector<std::string> ids;  // of all that ask about what was sent
   std::string topic;             // help: of which command; empty: of all
 
   std::string address = "localhost:50051";
@@ -49,6 +51,7 @@ struct Command {
   std::optional<absl::Duration> delay;
   std::string queue;
   std::string id;
+  std::string reason;
   int32_t retries = 0;
   uint32_t priority = 0;
 };

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "google/protobuf/util/time_util.h"
@@ -78,6 +79,8 @@ class Runner {
   ExitStatus ShowStates(const std::vector<std::string>& task_ids);
   ExitStatus Watch();
   ExitStatus ShowGroupState();
+  ExitStatus Cancel();
+  ExitStatus CancelGroup();
 
   // False, with the words at fault on `err_`, when an argument is none.
   bool BuildTasks();
@@ -164,6 +167,10 @@ ExitStatus Runner::Run() {
       return Watch();
     case Verb::kGroupState:
       return ShowGroupState();
+    case Verb::kCancel:
+      return Cancel();
+    case Verb::kCancelGroup:
+      return CancelGroup();
     case Verb::kHelp:
     case Verb::kVersion:
       break;
@@ -266,7 +273,7 @@ ExitStatus Runner::ShowStates(const std::vector<std::string>& task_ids) {
       }
     } while (!IsFinal(response.state()) && left == kLongestWait);
     Print(response, {ShowState(response.state())});
-    if (response.state().status() == v1::TASK_STATUS_FAILURE) {
+    if (HasFailed(response.state())) {
       exit = kExitTaskFailed;
     }
   }
@@ -287,7 +294,7 @@ ExitStatus Runner::Watch() {
   while (stream->Read(&news)) {
     if (!news.has_state()) continue;
     Print(news, {ShowState(news.state())});
-    if (news.state().status() == v1::TASK_STATUS_FAILURE) {
+    if (HasFailed(news.state())) {
       exit = kExitTaskFailed;
     }
   }
@@ -320,14 +327,45 @@ ExitStatus Runner::ShowGroupState() {
     }
     Print(response, lines);
     for (const v1::StatusCount& count : group.counts()) {
-      if (count.status() == v1::TASK_STATUS_FAILURE) exit = kExitTaskFailed;
+      if (count.status() == v1::TASK_STATUS_FAILURE ||
+          count.status() == v1::TASK_STATUS_CANCELLED) {
+        exit = kExitTaskFailed;
+      }
     }
-    if (group.callback().status() == v1::TASK_STATUS_FAILURE) {
-      exit = kExitTaskFailed;
-    }
+    if (HasFailed(group.callback())) exit = kExitTaskFailed;
     request.set_page_token(response.next_page_token());
   } while (!request.page_token().empty());
   return exit;
+}
+
+ExitStatus Runner::Cancel() {
+  for (const std::string& id : command_.ids) {
+    v1::CancelTaskRequest request;
+    request.set_task_id(id);
+    request.set_reason(command_.reason);
+    v1::CancelTaskResponse response;
+    if (!Call(&v1::GatewayService::StubInterface::CancelTask, request,
+              &response)) {
+      return CallFailed();
+    }
+    Print(response, {ShowState(response.state())});
+  }
+  return kExitOk;
+}
+
+ExitStatus Runner::CancelGroup() {
+  v1::CancelGroupRequest request;
+  request.set_group_id(command_.ids.front());
+  request.set_reason(command_.reason);
+  v1::CancelGroupResponse response;
+  if (!Call(&v1::GatewayService::StubInterface::CancelGroup, request,
+            &response)) {
+    return CallFailed();
+  }
+  Print(response,
+        {absl::StrCat("cancelled ", response.cancelled_count()),
+         ShowGroup(response.group())});
+  return kExitOk;
 }
 
 }  // namespace

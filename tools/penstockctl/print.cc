@@ -106,6 +106,7 @@ std::string ShowState(const v1::TaskState& state) {
       }
       break;
     case v1::TASK_STATUS_FAILURE:
+    case v1::TASK_STATUS_CANCELLED:
       absl::StrAppend(&line, "  ", OneLine(state.error().message()));
       break;
     case v1::TASK_STATUS_RETRY:
@@ -178,8 +179,12 @@ std::string ToJson(const google::protobuf::Message& message) {
 }
 
 bool IsFinal(const v1::TaskState& state) {
-  return state.status() == v1::TASK_STATUS_SUCCESS ||
-         state.status() == v1::TASK_STATUS_FAILURE;
+  return state.status() == v1::TASK_STATUS_SUCCESS || HasFailed(state);
+}
+
+bool HasFailed(const v1::TaskState& state) {
+  return state.status() == v1::TASK_STATUS_FAILURE ||
+         state.status() == v1::TASK_STATUS_CANCELLED;
 }
 
 }  // namespace penstock::ctl

@@ -28,6 +28,7 @@ std::string ShowError(const grpc::Status& status);
 std::string ToJson(const google::protobuf::Message& message);
 
 bool IsFinal(const v1::TaskState& state);
+bool HasFailed(const v1::TaskState& state);  // or was cancelled
 
 }  // namespace penstock::ctl
 

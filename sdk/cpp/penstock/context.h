@@ -21,8 +21,10 @@ struct Context {
   // The broker says that it delivered this task before. Only a hint: a task may
   // run twice without it, so make handlers repeatable.
   bool redelivered = false;
-  // Fires when the worker's drain deadline has passed: return soon, with any
-  // result. What has not returned by then runs again on another worker.
+  // Fires when the task was cancelled (it is seen within two seconds), and when
+  // the worker's drain deadline has passed: return soon, with any result. That of
+  // a cancelled task is dropped; what has not returned when the worker ends runs
+  // again on another one.
   std::stop_token stop;
 };
 
