@@ -79,6 +79,9 @@ constexpr auto kKeys = std::to_array<ConfigKey>({
     {"pending_expire_in", "whole number of seconds, 0 or more", "604800",
      "how long a task that is not final is kept after it is due; 0 is the "
      "default"},
+    {"not_registered_limit", "whole number of seconds, 0 or more", "3600",
+     "how long a task whose name a worker does not know is passed on to "
+     "others before it fails; 0 is the default"},
     {"listen", "HOST:PORT", "127.0.0.1:50051",
      "where the gateway accepts calls; it has no TLS and no login yet"},
     {"concurrency", "whole number from 0 to 4096", "0",
@@ -310,6 +313,9 @@ bool Apply(const ConfigKey& key, const Given& given, Options& options) {
   }
   if (name == "pending_expire_in") {
     return StoreSeconds(given, options.pending_expire_in);
+  }
+  if (name == "not_registered_limit") {
+    return StoreSeconds(given, options.not_registered_limit);
   }
   if (name == "listen") {
     return Store(ParseText(given, 1, 1024), options.listen) &&

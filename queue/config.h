@@ -56,6 +56,7 @@ struct Options {
   std::string default_queue = "machinery_tasks";
   absl::Duration results_expire_in = absl::Seconds(3600);
   absl::Duration pending_expire_in = absl::Hours(24 * 7);
+  absl::Duration not_registered_limit = absl::Hours(1);
   AmqpOptions amqp;
   RedisOptions redis;
   TlsOptions tls;  // of broker and result backend

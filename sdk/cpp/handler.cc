@@ -84,11 +84,11 @@ std::optional<To> Convert(const From& from) {
     return static_cast<To>(from);
   } else if constexpr (std::is_floating_point_v<To> &&
                        (kIsInteger<From> || std::is_floating_point_v<From>)) {
-    // Only a double that is too big for a float does not fit.
-    if constexpr (std::is_floating_point_v<From>) {
-      if (std::abs(from) > std::numeric_limits<To>::max()) return std::nullopt;
-    }
-    return static_cast<To>(from);
+    // Only a double that is too big for a float does not fit. The largest
+    // float's own text, 3.4028235e+38, is above it as a double, and rounds to it.
+    const To to = static_cast<To>(from);
+    if (!std::isfinite(to)) return std::nullopt;
+    return to;
   } else {
     return std::nullopt;
   }
@@ -246,6 +246,13 @@ Outcome ToOutcome(absl::StatusOr<Results> results) {
 absl::Status ExceptionError(std::string_view text) {
   absl::Status error = absl::UnknownError(std::string(text));
   error.SetPayload(kErrorTypeUrl, absl::Cord("exception"));
+  return error;
+}
+
+absl::Status TimedOutError(absl::Duration timeout) {
+  absl::Status error = absl::DeadlineExceededError(
+      absl::StrCat("timed out after ", absl::FormatDuration(timeout)));
+  error.SetPayload(kErrorTypeUrl, absl::Cord(std::string(kErrorTimeout)));
   return error;
 }
 

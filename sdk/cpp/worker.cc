@@ -172,6 +172,7 @@ absl::Status Worker::Start() {
       LifecycleOptions{
           .results_expire_in = options.config.results_expire_in,
           .pending_expire_in = options.config.pending_expire_in,
+          .not_registered_limit = options.config.not_registered_limit,
           .before_publish = options.hooks.before_publish,
       });
   const int concurrency = ChooseConcurrency(options);

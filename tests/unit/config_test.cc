@@ -170,8 +170,10 @@ TEST_F(ConfigTest, OfAKeyGivenTwiceTheLastCountsAndIsWarnedAbout) {
 
 TEST_F(ConfigTest, ZeroExpiryIsTheDefaultAsInMachinery) {
   absl::StatusOr<LoadedConfig> loaded =
-      LoadFile("results_expire_in: 0\npending_expire_in: 0\n");
+      LoadFile("results_expire_in: 0\npending_expire_in: 0\n"
+               "not_registered_limit: 0\n");
   ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->options.not_registered_limit, absl::Hours(1));
   EXPECT_EQ(loaded->options.results_expire_in, absl::Hours(1));
   EXPECT_EQ(loaded->options.pending_expire_in, absl::Hours(24 * 7));
 }
@@ -260,22 +262,34 @@ TEST_F(ConfigTest, WrongFileNamesLineKeyAndWhatWasExpected) {
        ":2: amqp.queue_declare_args: expected a map of texts, whole "
        "numbers and true or false, found a map"},
       {"- broker\n", ": expected a map of settings, such as \"broker: URL\""},
-      {"broker: redis://:secret@h:6379\n",
-       ":1: broker: redis:// is not supported as a broker by this "
-       "version; supported are amqp://, amqps:// and memory://"},
+      {"broker: sqs://:secret@h:6379\n",
+       ":1: broker: sqs:// is not supported as a broker by this version; "
+       "supported are amqp://, amqps://, redis://, rediss://, redis+socket:// "
+       "and memory://"},
       {"result_backend: amqp://u:secret@h\n",
        ":1: result_backend: amqp:// is not supported as a result "
        "backend by this version; supported are redis://, rediss://, "
        "redis+socket:// and memory://"},
       {"broker: localhost\n",
        ":1: broker: expected a URL, found \"localhost\"; supported "
-       "are amqp://, amqps:// and memory://"},
+       "are amqp://, amqps://, redis://, rediss://, redis+socket:// and "
+       "memory://"},
       {"broker: amqp://\n",
-       ":1: broker: the URL names no host; supported are amqp://, amqps:// "
-       "and memory://"},
+       ":1: broker: the URL names no host; supported are amqp://, amqps://, "
+       "redis://, rediss://, redis+socket:// and memory://"},
       {"broker: amqp://a,amqp://b\n",
        ":1: broker: several URLs are given, and this version takes "
-       "one; supported are amqp://, amqps:// and memory://"}};
+       "one; supported are amqp://, amqps://, redis://, rediss://, "
+       "redis+socket:// and memory://"},
+      {"redis:\n  lease: 0\n",
+       ":2: redis.lease: expected a whole number of seconds from 1 to 3600, "
+       "found \"0\""},
+      {"redis:\n  delayed_tasks_poll_period: 20ms\n",
+       ":2: redis.delayed_tasks_poll_period: expected a whole number of "
+       "milliseconds, 0 or more, found \"20ms\""},
+      {"redis:\n  queues: mails\n",
+       ":2: redis.queues: expected a list of texts of 1 to 255 bytes, found "
+       "\"mails\""}};
   for (const WrongFile& wrong : kFiles) {
     absl::Status status = LoadFile(wrong.text).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << wrong.text;
@@ -287,6 +301,30 @@ TEST_F(ConfigTest, BadYamlNamesTheLine) {
   absl::StatusOr<LoadedConfig> loaded = LoadFile("a: 1\nb: [1, 2\n");
   EXPECT_THAT(std::string(loaded.status().message()),
               testing::StartsWith(Named(":3: no valid YAML: ")));
+}
+
+TEST_F(ConfigTest, KeysOfTheRedisBroker) {
+  absl::StatusOr<LoadedConfig> loaded = LoadFile(
+      "broker: redis://h\n"
+      "redis:\n"
+      "  delayed_tasks_key: later\n"
+      "  normal_tasks_poll_period: 250\n"
+      "  delayed_tasks_poll_period: 0\n"
+      "  lease: 7\n"
+      "  queues: [mails, reports]\n");
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_THAT(loaded->warnings, ::testing::IsEmpty());
+  const RedisOptions& redis = loaded->options.redis;
+  EXPECT_EQ(redis.delayed_tasks_key, "later");
+  EXPECT_EQ(redis.normal_tasks_poll_period, absl::Milliseconds(250));
+  EXPECT_EQ(redis.delayed_tasks_poll_period, absl::Milliseconds(500));
+  EXPECT_EQ(redis.lease, absl::Seconds(7));
+  EXPECT_THAT(redis.queues, ::testing::ElementsAre("mails", "reports"));
+
+  environment_["PENSTOCK_REDIS_QUEUES"] = "a,b";
+  loaded = Load();
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_THAT(loaded->options.redis.queues, ::testing::ElementsAre("a", "b"));
 }
 
 TEST_F(ConfigTest, MissingFileIsAnError) {
@@ -301,9 +339,9 @@ TEST_F(ConfigTest, ErrorsNameVariableOrFlag) {
               HasSubstr("PENSTOCK_AMQP_PREFETCH_COUNT: amqp.prefetch_count: "
                         "expected a whole number from 0 to 65535"));
   environment_.clear();
-  flags_["broker"] = "redis://h";
+  flags_["broker"] = "sqs://h";
   EXPECT_THAT(std::string(Load().status().message()),
-              HasSubstr("--broker: broker: redis:// is not supported"));
+              HasSubstr("--broker: broker: sqs:// is not supported"));
   flags_ = {{"brokre", "x"}};
   EXPECT_EQ(Load().status().message(), "--brokre: there is no such setting");
 }
@@ -311,7 +349,7 @@ TEST_F(ConfigTest, ErrorsNameVariableOrFlag) {
 // What the file says does not matter where something stronger overrides it.
 TEST_F(ConfigTest, OnlyTheUrlThatCountsIsChecked) {
   flags_["broker"] = "amqp://h";
-  EXPECT_TRUE(LoadFile("broker: redis://h\n").ok());
+  EXPECT_TRUE(LoadFile("broker: sqs://h\n").ok());
 }
 
 TEST_F(ConfigTest, PasswordsNeverAppear) {

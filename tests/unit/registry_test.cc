@@ -89,6 +89,7 @@ TEST(HandlerTypes, EachIsReadAndWrittenAtItsLimits) {
   ExpectEchoes<uint32_t>("uint32", "4294967295");
   ExpectEchoes<uint64_t>("uint64", "18446744073709551615");
   ExpectEchoes<float>("float32", "0.1");
+  ExpectEchoes<float>("float32", "3.4028235e+38");  // the largest
   ExpectEchoes<double>("float64", "1.7976931348623157e+308");
   ExpectEchoes<std::string>("string", "\"h\u00e9\"");
 }
