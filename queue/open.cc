@@ -8,6 +8,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "queue/amqp/amqp_backend.h"
 #include "queue/amqp/amqp_broker.h"
 #include "queue/errors.h"
 #include "queue/memory/memory_backend.h"
@@ -61,11 +62,14 @@ absl::StatusOr<std::unique_ptr<Backend>> OpenBackend(const Options& options,
                       {"redis://", "rediss://", "redis+socket://"})) {
     return OpenRedisBackend(options, environment);
   }
+  if (StartsWithOneOf(options.result_backend, {"amqp://", "amqps://"})) {
+    return OpenAmqpBackend(options, environment);
+  }
   if (absl::StartsWith(options.result_backend, "memory://")) {
     return MakeMemoryBackend(environment);
   }
   return Refuse("result_backend", options.result_backend,
-                "redis://, rediss://, redis+socket://");
+                "redis://, rediss://, redis+socket://, amqp://, amqps://");
 }
 
 }  // namespace penstock

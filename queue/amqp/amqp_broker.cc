@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "queue/amqp/connection.h"
 #include "queue/amqp/consumer.h"
@@ -18,6 +19,11 @@ namespace {
 constexpr size_t kMaxShortString = 255;
 constexpr int kMaxPrefetch = 65'535;  // AMQP's field has 16 bits
 
+bool HasAmqpBackend(const Options& options) {
+  return absl::StartsWith(options.result_backend, "amqp://") ||
+         absl::StartsWith(options.result_backend, "amqps://");
+}
+
 class AmqpBroker : public Broker {
  public:
   AmqpBroker(AmqpAddress address, const Options& options,
@@ -25,7 +31,11 @@ class AmqpBroker : public Broker {
       : address_(std::move(address)),
         options_(options),
         environment_(environment),
-        publisher_(address_, options_, environment) {}
+        keeps_delayed_(HasAmqpBackend(options)),
+        // The default queue too: a task that is sent before the first worker
+        // has started is kept.
+        publisher_(address_, options_, {.queues = {options.default_queue}},
+                   environment) {}
 
   void Publish(Message message, Done done) override {
     publisher_.Publish(std::move(message), std::move(done));
@@ -37,13 +47,10 @@ class AmqpBroker : public Broker {
                            std::move(done));
   }
 
-  bool KeepsDelayed() const override { return false; }
-  void PublishAt(Message, absl::Time, Done done) override {
-    environment_->RunAfter(
-        absl::ZeroDuration(), [done = std::move(done)]() mutable {
-          std::move(done)(
-              absl::UnimplementedError("delays are the backend's"));
-        });
+  // A result backend in RabbitMQ has no place for delayed tasks.
+  bool KeepsDelayed() const override { return keeps_delayed_; }
+  void PublishAt(Message message, absl::Time due, Done done) override {
+    publisher_.PublishAt(std::move(message), due, std::move(done));
   }
 
   absl::StatusOr<std::unique_ptr<Consumer>> Consume(
@@ -91,6 +98,7 @@ class AmqpBroker : public Broker {
   const AmqpAddress address_;
   const Options options_;
   Environment* const environment_;
+  const bool keeps_delayed_;
 
   AmqpPublisher publisher_;  // synchronises itself
 };

@@ -393,13 +393,24 @@ absl::Status AmqpConnection::ConnectTls(const AmqpAddress& address) {
                        "speak TLS at this port?"
                      : "connecting timed out");
   }
+  if (!opening.begun && opened == AMQP_STATUS_SOCKET_ERROR) {
+    return Error("it cannot be connected to");
+  }
   return Error(LibraryText(opened));
 }
 
 std::string AmqpConnection::LibraryText(int status) const {
   // Other uses of OpenSSL on this thread are none of this connection's.
   const std::string tls = findings_.name.empty() ? "" : TlsErrorText(findings_);
-  return tls.empty() ? amqp_error_string2(status) : absl::StrCat("TLS: ", tls);
+  if (!tls.empty()) return absl::StrCat("TLS: ", tls);
+  switch (status) {  // the library's words for these say less
+    case AMQP_STATUS_SSL_ERROR:
+      return "the connection was lost";
+    case AMQP_STATUS_SSL_CONNECTION_FAILED:
+      return "the connection was lost in TLS' handshake";
+    default:
+      return amqp_error_string2(status);
+  }
 }
 
 absl::Status AmqpConnection::ConnectSocket(int fd,
@@ -456,14 +467,19 @@ absl::Status AmqpConnection::Login(const AmqpAddress& address,
   }
   if (reply.reply_type != AMQP_RESPONSE_NORMAL) {
     broken_ = true;
-    return Error(absl::StrCat(
-        "login failed: ",
-        reply.reply_type != AMQP_RESPONSE_LIBRARY_EXCEPTION
-            ? "unexpected answer"
-            : LibraryText(reply.library_error),
-        address.tls.has_value()
-            ? ""
-            : "; if the server speaks TLS at this port, use amqps://"));
+    if (reply.reply_type != AMQP_RESPONSE_LIBRARY_EXCEPTION) {
+      return Error("login failed: unexpected answer");
+    }
+    absl::string_view hint;
+    if (!address.tls.has_value()) {
+      hint = "; if the server speaks TLS at this port, use amqps://";
+    } else if (address.tls->cert_file.empty()) {
+      hint =
+          "; if the server asks for a client's certificate, set tls.cert_file "
+          "and tls.key_file";
+    }
+    return Error(
+        absl::StrCat("login failed: ", LibraryText(reply.library_error), hint));
   }
   amqp_channel_open(handle_, kChannel);
   if (auto status = RpcStatus("cannot open a channel"); !status.ok()) {

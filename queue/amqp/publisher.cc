@@ -1,5 +1,5 @@
-// See publisher.h. Everything but the constructor, the destructor, Publish,
-// PublishDead and Health runs on the thread `amqp-publish`.
+// See publisher.h. Everything private runs on the thread `amqp-publish`, and
+// nothing else does.
 
 #include "queue/amqp/publisher.h"
 
@@ -14,7 +14,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "queue/amqp/topology.h"
 #include "queue/errors.h"
 #include "queue/json.h"
 #include "queue/telemetry/log.h"
@@ -38,6 +37,9 @@ constexpr absl::Duration kConfirmTimeout = absl::Seconds(5);
 constexpr absl::Duration kExpiryStep = absl::Milliseconds(10);
 // A message that waits while there is no connection cuts the back-off to this.
 constexpr absl::Duration kDemandBackoff = absl::Milliseconds(250);
+// A delay queue that stands for less than this could expire before its message
+// does: the publisher itself keeps such a message until it is due.
+constexpr absl::Duration kShortDelay = absl::Milliseconds(250);
 constexpr absl::Duration kGoodbye = absl::Milliseconds(500);
 constexpr absl::Duration kShutdownLimit = absl::Milliseconds(1'500);
 
@@ -87,9 +89,10 @@ bool HeaderValue(const std::string& json, std::vector<std::string>& texts,
 }  // namespace
 
 AmqpPublisher::AmqpPublisher(AmqpAddress address, Options options,
-                             Environment* environment)
+                             PublisherRole role, Environment* environment)
     : address_(std::move(address)),
       options_(std::move(options)),
+      role_(std::move(role)),
       environment_(environment),
       default_routing_key_(AmqpDefaultRoutingKey(options_)),
       guard_(SocketGuard::Make(environment)),
@@ -98,16 +101,27 @@ AmqpPublisher::AmqpPublisher(AmqpAddress address, Options options,
       thread_([this](std::stop_token stop) { Run(stop); }) {}
 
 AmqpPublisher::~AmqpPublisher() {
+  Stop();
+  while (FailLeftovers()) {
+  }
+}
+
+void AmqpPublisher::Stop() {
+  if (!thread_.joinable()) return;
   thread_.request_stop();
   waker_.Signal();
   if (!ended_.WaitForNotificationWithTimeout(kShutdownLimit)) {
     guard_->End();
   }
   thread_.join();
-  // What a callback published while the thread ended.
-  for (TakeMail(); !waiting_.empty(); TakeMail()) {
-    FailWaiting(BrokerUnavailable("the broker is shut down; it was not sent"));
-  }
+}
+
+// What a callback published while the thread ended.
+bool AmqpPublisher::FailLeftovers() {
+  TakeMail();
+  if (waiting_.empty()) return false;
+  FailWaiting(BrokerUnavailable("the broker is shut down; it was not sent"));
+  return true;
 }
 
 void AmqpPublisher::Publish(Message message, Done done) {
@@ -129,6 +143,23 @@ void AmqpPublisher::PublishDead(std::string queue, std::string body,
                       .dead = true});
 }
 
+void AmqpPublisher::PublishAt(Message message, absl::Time due, Done done) {
+  const absl::Time deadline =
+      std::min(message.deadline, environment_->Now() + kConfirmTimeout);
+  (void)mailbox_.Put({.message = std::move(message),
+                      .done = std::move(done),
+                      .deadline = deadline,
+                      .due = due});
+}
+
+void AmqpPublisher::PublishInto(QueueSpec queue, std::string body, Done done) {
+  Message message{.queue = queue.name, .body = std::move(body)};
+  (void)mailbox_.Put({.message = std::move(message),
+                      .done = std::move(done),
+                      .deadline = environment_->Now() + kConfirmTimeout,
+                      .queue = std::move(queue)});
+}
+
 absl::Status AmqpPublisher::Health() {
   absl::MutexLock lock(&mu_);
   return health_;
@@ -140,14 +171,14 @@ void AmqpPublisher::SetHealth(absl::Status health) {
 }
 
 void AmqpPublisher::Run(const std::stop_token& stop) {
-  pthread_setname_np(pthread_self(), "amqp-publish");
+  pthread_setname_np(pthread_self(), role_.thread.c_str());
   std::set<std::string> logged;  // of this outage: one line for each failure
   while (!stop.stop_requested()) {
     absl::Status status = Connect(stop);
     const bool connected = status.ok();
     absl::Time since = environment_->Now();
     if (connected) {
-      Log(LogLevel::kInfo, "publisher connected to RabbitMQ",
+      Log(LogLevel::kInfo, absl::StrCat(role_.name, " connected to RabbitMQ"),
           {{"server", address_.Name()}});
       logged.clear();
       SetHealth(absl::OkStatus());
@@ -157,8 +188,8 @@ void AmqpPublisher::Run(const std::stop_token& stop) {
     SetHealth(status);
     if (logged.insert(std::string(status.message())).second) {
       Log(LogLevel::kWarning,
-          connected ? "publisher lost RabbitMQ"
-                    : "publisher cannot connect to RabbitMQ",
+          absl::StrCat(role_.name, connected ? " lost RabbitMQ"
+                                             : " cannot connect to RabbitMQ"),
           {{"why", status.message()}});
     }
     if (connection_ != nullptr) connection_->Close(kGoodbye);
@@ -182,14 +213,12 @@ void AmqpPublisher::Run(const std::stop_token& stop) {
 }
 
 absl::Status AmqpPublisher::Connect(const std::stop_token& stop) {
-  auto connection = AmqpConnection::Open(address_, "penstock publisher",
-                                         guard_.get(), &waker_, stop);
+  auto connection =
+      AmqpConnection::Open(address_, absl::StrCat("penstock ", role_.name),
+                           guard_.get(), &waker_, stop);
   if (!connection.ok()) return connection.status();
   connection_ = *std::move(connection);
-  // The default queue too: a task that is sent before the first worker has
-  // started is kept.
-  if (auto status =
-          DeclareTopology(*connection_, options_, {options_.default_queue});
+  if (auto status = DeclareTopology(*connection_, options_, role_.queues);
       !status.ok()) {
     return status;
   }
@@ -206,9 +235,10 @@ absl::Status AmqpPublisher::Connect(const std::stop_token& stop) {
   first_tag_ = 1;
   return_.reset();
   blocked_ = false;
-  declared_.clear();
-  declaring_.clear();
+  dead_declared_.clear();
+  half_declared_ = false;
   declare_channel_open_ = true;
+  for (Item& item : waiting_) item.declared = false;
   return absl::OkStatus();
 }
 
@@ -225,11 +255,12 @@ absl::Status AmqpPublisher::Serve(const std::stop_token& stop) {
       }
     }
     Expire();
+    TakeShort();
     if (window_.size() >= kMostUnconfirmed) {
       return connection_->Error("it has stopped to confirm messages");
     }
     const bool may_send = MaySend();
-    writable = connection_->Wait(next_expiry_ - environment_->Now(), may_send)
+    writable = connection_->Wait(NextWake() - environment_->Now(), may_send)
                    .writable;
   }
   return absl::OkStatus();
@@ -269,6 +300,7 @@ void AmqpPublisher::TakeMail() {
       Answer(item.done, Unroutable(!message.queue.empty(), key));
       continue;
     }
+    if (item.dead) item.queue = QueueSpec{.name = message.queue};
     if (message.task_id.size() > kMaxShortString) {
       item.message.task_id.resize(kMaxShortString);
     }
@@ -347,50 +379,72 @@ absl::Status AmqpPublisher::HandleMethod(const amqp_frame_t& frame) {
 absl::Status AmqpPublisher::HandleDeclareMethod(const amqp_frame_t& frame) {
   switch (frame.payload.method.id) {
     case AMQP_QUEUE_DECLARE_OK_METHOD:
-      declared_.insert(declaring_);
-      break;
+      if (HasBinding(*declaring_.front().queue, options_)) {
+        half_declared_ = true;
+      } else {
+        Declared();
+      }
+      return absl::OkStatus();
+    case AMQP_QUEUE_BIND_OK_METHOD:
+      Declared();
+      return absl::OkStatus();
     case AMQP_CHANNEL_OPEN_OK_METHOD:
       declare_channel_open_ = true;
-      return DeclareNextDeadQueue();
-    case AMQP_CHANNEL_CLOSE_METHOD: {
-      declare_channel_open_ = false;
-      const absl::Status refused = connection_->Error(absl::StrCat(
-          "queue \"", declaring_, "\" cannot be declared: ", CloseText(frame)));
-      for (Item& item : held_) {
-        if (item.message.queue == declaring_) Answer(item.done, refused);
+      for (; !held_.empty(); held_.pop_back()) {
+        waiting_.push_front(std::move(held_.back()));
       }
-      std::erase_if(held_, [](const Item& item) { return !item.done; });
-      amqp_channel_open_t open{};
-      if (auto status = connection_->SendStatus(
-              amqp_send_method(connection_->handle(), kDeclareChannel,
-                               AMQP_CHANNEL_OPEN_METHOD, &open));
-          !status.ok()) {
-        return status;
-      }
-      break;
-    }
+      return absl::OkStatus();
+    case AMQP_CHANNEL_CLOSE_METHOD:
+      return DeclareRefused(frame);
     default:
       return absl::OkStatus();
   }
-  for (Item& item : held_) {
-    if (item.message.queue == declaring_) waiting_.push_back(std::move(item));
-  }
-  std::erase_if(held_, [](const Item& item) { return !item.done; });
-  declaring_.clear();
-  return DeclareNextDeadQueue();
 }
 
-absl::Status AmqpPublisher::DeclareNextDeadQueue() {
-  if (!declaring_.empty() || !declare_channel_open_ || held_.empty()) {
-    return absl::OkStatus();
+// The answers come in the order of the declares.
+void AmqpPublisher::Declared() {
+  Item item = std::move(declaring_.front());
+  declaring_.pop_front();
+  half_declared_ = false;
+  if (item.dead) dead_declared_.insert(item.queue->name);
+  if (!item.done) return;  // its deadline was first
+  item.declared = true;
+  waiting_.push_front(std::move(item));
+}
+
+// The first one without an answer is the one that is meant; the server has not
+// looked at those behind it.
+absl::Status AmqpPublisher::DeclareRefused(const amqp_frame_t& frame) {
+  if (declaring_.empty()) {
+    return connection_->Error(
+        absl::StrCat("closed the channel: ", CloseText(frame)));
   }
-  declaring_ = held_.front().message.queue;
-  amqp_queue_declare_t declare{};
-  declare.queue = ToBytes(declaring_);
-  declare.durable = 1;
+  const auto* closed =
+      static_cast<amqp_channel_close_t*>(frame.payload.method.decoded);
+  const absl::Status refused = connection_->Error(
+      absl::StrCat("queue \"", declaring_.front().queue->name,
+                   "\" cannot be declared: ", CloseText(frame)));
+  // Someone deleted the exchange: connecting anew declares it.
+  if (closed->reply_code == AMQP_NOT_FOUND) return refused;
+  Item item = std::move(declaring_.front());
+  declaring_.pop_front();
+  half_declared_ = false;
+  declare_channel_open_ = false;
+  if (item.done) {
+    // A dead letter has nowhere else to go: it waits until someone mends that.
+    Answer(item.done,
+           item.dead ? refused
+                     : MakeError(absl::StatusCode::kInternal, reason::kInternal,
+                                 std::string(refused.message())));
+  }
+  for (Item& behind : declaring_) {
+    if (behind.done) held_.push_back(std::move(behind));
+  }
+  declaring_.clear();
+  amqp_channel_open_t open{};
   return connection_->SendStatus(
       amqp_send_method(connection_->handle(), kDeclareChannel,
-                       AMQP_QUEUE_DECLARE_METHOD, &declare));
+                       AMQP_CHANNEL_OPEN_METHOD, &open));
 }
 
 void AmqpPublisher::HandleReturn(Return returned) {
@@ -408,7 +462,7 @@ void AmqpPublisher::HandleReturn(Return returned) {
     }
     message.returned = true;
     // Someone deleted it: the next dead letter declares it again.
-    if (message.dead) declared_.erase(message.routing_key);
+    if (message.dead) dead_declared_.erase(message.routing_key);
     return;
   }
 }
@@ -434,6 +488,7 @@ void AmqpPublisher::SettleOne(Unconfirmed& message, bool ack) {
   message.settled = true;
   if (!message.done) return;  // its deadline was first
   --unanswered_;
+  if (TryAgain(message)) return;
   if (message.returned) {
     Answer(message.done, Unroutable(message.to_queue, message.routing_key));
   } else if (ack) {
@@ -446,10 +501,40 @@ void AmqpPublisher::SettleOne(Unconfirmed& message, bool ack) {
   }
 }
 
+// A delay queue goes when it has stood for twice the delay, with all that is in
+// it. Where the message may have come late into it, or found it gone, it is sent
+// again: rather twice than never.
+bool AmqpPublisher::TryAgain(Unconfirmed& message) {
+  if (message.again == nullptr) return false;
+  if (!message.returned && environment_->Now() < message.good_until) {
+    return false;
+  }
+  message.again->done = std::move(message.done);
+  message.done = nullptr;
+  waiting_.push_back(std::move(*message.again));
+  message.again.reset();
+  return true;
+}
+
 bool AmqpPublisher::MaySend() const {
   // A message that is half sent must go on: nothing else can.
   if (partial_) return true;
-  return !waiting_.empty() && !blocked_ && unanswered_ < kWindow;
+  return !waiting_.empty() && !blocked_ &&
+         unanswered_ + declaring_.size() < kWindow;
+}
+
+absl::Time AmqpPublisher::NextWake() const {
+  absl::Time wake = next_expiry_;
+  for (const Item& item : short_) wake = std::min(wake, *item.due);
+  return wake;
+}
+
+void AmqpPublisher::TakeShort() {
+  const absl::Time now = environment_->Now();
+  for (Item& item : short_) {
+    if (*item.due <= now) waiting_.push_back(std::move(item));
+  }
+  std::erase_if(short_, [](const Item& item) { return !item.done; });
 }
 
 absl::Status AmqpPublisher::Send(size_t budget) {
@@ -514,17 +599,69 @@ void AmqpPublisher::FillProperties(const Item& item) {
                          header_entries_.data()};
 }
 
+// Settles first which delay queue a delayed message takes, by what is left of
+// its delay.
+bool AmqpPublisher::NeedsDeclare(Item& item) {
+  if (item.declared) return false;
+  if (item.due.has_value()) {
+    const int64_t left_ms =
+        absl::ToInt64Milliseconds(*item.due - environment_->Now());
+    item.queue.reset();
+    if (left_ms > 0) {
+      item.delay = absl::Milliseconds(left_ms);
+      item.queue = DelayQueue(left_ms, options_, item.message.routing_key,
+                              item.message.queue);
+    }
+  }
+  if (!item.queue.has_value()) return false;
+  return !item.dead || !dead_declared_.contains(item.queue->name);
+}
+
+absl::Status AmqpPublisher::SendDeclaration(Item item, size_t* budget) {
+  if (item.due.has_value() && item.delay < kShortDelay) {
+    short_.push_back(std::move(item));
+    return absl::OkStatus();
+  }
+  const QueueSpec& queue = *item.queue;
+  if (queue.name.empty() || queue.name.size() > kMaxShortString) {
+    Answer(item.done,
+           MakeError(absl::StatusCode::kFailedPrecondition,
+                     reason::kQueueNotFound,
+                     absl::StrCat("the name of the queue \"", queue.name,
+                                  "\" is not 1 to 255 bytes long")));
+    return absl::OkStatus();
+  }
+  if (!declare_channel_open_) {
+    held_.push_back(std::move(item));
+    return absl::OkStatus();
+  }
+  item.declare_time = environment_->Now();
+  *budget -= std::min(*budget, kFrameOverhead + 4 * queue.name.size());
+  const absl::Status status =
+      SendDeclare(*connection_, kDeclareChannel, queue, options_);
+  declaring_.push_back(std::move(item));
+  return status;
+}
+
 absl::Status AmqpPublisher::SendNext(size_t* budget) {
   Item item = std::move(waiting_.front());
   waiting_.pop_front();
-  Message& message = item.message;
-  const bool to_queue = !message.queue.empty();
-  if (item.dead && !declared_.contains(message.queue)) {
-    held_.push_back(std::move(item));
-    return DeclareNextDeadQueue();
+  if (!item.done) return absl::OkStatus();  // its deadline was first
+  if (NeedsDeclare(item)) return SendDeclaration(std::move(item), budget);
+  std::unique_ptr<Item> again;
+  absl::Time good_until = absl::InfiniteFuture();
+  if (item.due.has_value() && item.queue.has_value()) {
+    again = std::make_unique<Item>(Item{.message = item.message,
+                                        .deadline = item.deadline,
+                                        .due = item.due});
+    good_until = item.declare_time + 0.75 * item.delay;
   }
+  Message& message = item.message;
+  const bool to_queue = item.queue.has_value() || !message.queue.empty();
   FillProperties(item);
-  std::string& key = to_queue ? message.queue : message.routing_key;
+  std::string& key = item.queue.has_value() ? item.queue->name
+                     : to_queue             ? message.queue
+                                            : message.routing_key;
   const amqp_bytes_t exchange =
       to_queue ? amqp_empty_bytes : ToBytes(options_.amqp.exchange);
   const bool whole =
@@ -566,7 +703,9 @@ absl::Status AmqpPublisher::SendNext(size_t* budget) {
                      .done = std::move(item.done),
                      .deadline = item.deadline,
                      .to_queue = to_queue,
-                     .dead = item.dead});
+                     .dead = item.dead,
+                     .again = std::move(again),
+                     .good_until = good_until});
   return status;
 }
 
@@ -587,8 +726,9 @@ void AmqpPublisher::Expire() {
                : ConfirmTimeout("RabbitMQ did not confirm the message in time; "
                                 "it may have been taken"));
   }
-  for (std::deque<Item>* items : {&waiting_, &held_}) {
+  for (std::deque<Item>* items : {&waiting_, &held_, &declaring_}) {
     for (Item& item : *items) {
+      if (!item.done) continue;
       if (item.deadline > now) {
         next = std::min(next, item.deadline);
         continue;
@@ -601,6 +741,7 @@ void AmqpPublisher::Expire() {
                           : "the message was not sent: RabbitMQ is "
                             "too slow to take it"));
     }
+    if (items == &declaring_) continue;  // their answers are still to come
     std::erase_if(*items, [](const Item& item) { return !item.done; });
   }
   next_expiry_ = std::max(next, now + kExpiryStep);
@@ -625,8 +766,14 @@ void AmqpPublisher::FailUnconfirmed(const absl::Status& why) {
   window_.clear();
   unanswered_ = 0;
   partial_.reset();
-  for (Item& item : held_) waiting_.push_back(std::move(item));
-  held_.clear();
+  for (std::deque<Item>* items : {&held_, &declaring_}) {
+    for (Item& item : *items) {
+      if (item.done) waiting_.push_back(std::move(item));
+    }
+    items->clear();
+  }
+  for (Item& item : short_) waiting_.push_back(std::move(item));
+  short_.clear();
 }
 
 void AmqpPublisher::FailWaiting(const absl::Status& why) {

@@ -1,8 +1,9 @@
 // The thread `amqp-publish`: one connection in confirm mode, a window of
 // messages that RabbitMQ has not confirmed yet, and the mailbox in front of it.
 // Never blocks on a full socket: it writes what poll() has room for, large
-// bodies piece by piece. Follows docs/architecture.md section 9 and
-// docs/wire-format.md (publishing).
+// bodies piece by piece. A message may bring the queue that it goes to: a dead
+// letter, a delayed task, a state (the result backend has a publisher of its
+// own). Follows docs/architecture.md section 9 and docs/wire-format.md.
 
 #ifndef PENSTOCK_QUEUE_AMQP_PUBLISHER_H_
 #define PENSTOCK_QUEUE_AMQP_PUBLISHER_H_
@@ -23,6 +24,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "queue/amqp/connection.h"
+#include "queue/amqp/topology.h"
 #include "queue/broker.h"
 #include "queue/callback.h"
 #include "queue/config.h"
@@ -31,10 +33,18 @@
 
 namespace penstock {
 
+// What a publisher is for.
+struct PublisherRole {
+  std::string name = "publisher";  // in logs and RabbitMQ's tools
+  std::string thread = "amqp-publish";
+  std::vector<std::string> queues;  // declared as a worker's
+};
+
 class AmqpPublisher {
  public:
   // `environment` is not owned and must outlive the publisher.
-  AmqpPublisher(AmqpAddress address, Options options, Environment* environment);
+  AmqpPublisher(AmqpAddress address, Options options, PublisherRole role,
+                Environment* environment);
 
   // Fails what is pending and ends the thread, within some 2 seconds even when
   // the server hangs.
@@ -46,7 +56,17 @@ class AmqpPublisher {
   void Publish(Message message, Done done);
   void PublishDead(std::string queue, std::string body, std::string reason,
                    Done done);
+  // Declares machinery's delay queue and publishes into it.
+  void PublishAt(Message message, absl::Time due, Done done);
+  // Declares `queue` and publishes `body` straight into it. INTERNAL: the server
+  // refuses this queue.
+  void PublishInto(QueueSpec queue, std::string body, Done done);
   absl::Status Health();
+
+  // Ends the thread; what is put from now on waits for FailLeftovers, which
+  // says whether there was any. Idempotent; the destructor does both.
+  void Stop();
+  bool FailLeftovers();
 
  private:
   // A message before it is sent.
@@ -54,7 +74,13 @@ class AmqpPublisher {
     Message message;
     Done done;
     absl::Time deadline;
-    bool dead = false;  // its queue must be declared first
+    bool dead = false;
+    std::optional<absl::Time> due = std::nullopt;
+    // The queue that must be declared first, and where the message goes then.
+    std::optional<QueueSpec> queue = std::nullopt;
+    bool declared = false;                            // on this connection
+    absl::Time declare_time = absl::InfinitePast();  // when that was sent
+    absl::Duration delay;                             // of the delay queue
   };
 
   // A message that was sent and is not confirmed. Without `done` it is settled.
@@ -67,6 +93,9 @@ class AmqpPublisher {
     bool returned = false;
     bool dead = false;
     bool settled = false;  // by the server, not by its deadline
+    // A delayed message as it was, without `done`, and when its queue may go.
+    std::unique_ptr<Item> again;
+    absl::Time good_until = absl::InfiniteFuture();
   };
 
   // A body that is sent in pieces.
@@ -100,7 +129,13 @@ class AmqpPublisher {
   absl::Status Send(size_t budget);
   absl::Status SendPiece(size_t* budget);
   absl::Status SendNext(size_t* budget);
-  absl::Status DeclareNextDeadQueue();
+  bool NeedsDeclare(Item& item);
+  absl::Status SendDeclaration(Item item, size_t* budget);
+  void Declared();
+  absl::Status DeclareRefused(const amqp_frame_t& frame);
+  bool TryAgain(Unconfirmed& message);
+  void TakeShort();
+  absl::Time NextWake() const;
   void FillProperties(const Item& item);
 
   void Expire();
@@ -112,6 +147,7 @@ class AmqpPublisher {
   // Constant after construction.
   const AmqpAddress address_;
   const Options options_;
+  const PublisherRole role_;
   Environment* const environment_;
   const std::string default_routing_key_;
   const std::shared_ptr<SocketGuard> guard_;
@@ -128,7 +164,9 @@ class AmqpPublisher {
   std::unique_ptr<AmqpConnection> connection_;
   Backoff backoff_;
   std::deque<Item> waiting_;  // to be sent, in order
-  std::deque<Item> held_;     // dead letters whose queue is not declared yet
+  std::deque<Item> held_;     // for the time without a channel to declare on
+  std::deque<Item> declaring_;  // sent declares without their answers, in order
+  std::vector<Item> short_;     // delayed for less than a delay queue is good for
   std::deque<Unconfirmed> window_;
   uint64_t first_tag_ = 1;  // of window_'s front
   size_t unanswered_ = 0;   // in window_, with a `done`
@@ -137,8 +175,8 @@ class AmqpPublisher {
   absl::Time next_expiry_ = absl::InfiniteFuture();
   bool blocked_ = false;
 
-  std::set<std::string> declared_;  // dead letter queues
-  std::string declaring_;
+  std::set<std::string> dead_declared_;  // dead letter queues
+  bool half_declared_ = false;  // the front of declaring_ lacks its bind-ok only
   bool declare_channel_open_ = false;
 
   // The properties of the message that is being sent; kept for their memory.
