@@ -9,6 +9,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509_vfy.h>
 #include <openssl/x509v3.h>
+#include <string.h>
 
 #include <limits>
 
@@ -27,15 +28,21 @@ bool IsAddress(const std::string& host) {
          inet_pton(AF_INET6, host.c_str(), bytes) == 1;
 }
 
+std::string ErrorText(unsigned long code) {
+  char buffer[256];
+  if (ERR_SYSTEM_ERROR(code)) {
+    return strerror_r(ERR_GET_REASON(code), buffer, sizeof buffer);
+  }
+  if (const char* reason = ERR_reason_error_string(code)) return reason;
+  ERR_error_string_n(code, buffer, sizeof buffer);
+  return buffer;
+}
+
 // The deepest cause: what follows it only says that loading failed.
 std::string FirstError() {
   const unsigned long code = ERR_get_error();
   ERR_clear_error();
-  if (code == 0) return "unknown error";
-  if (const char* reason = ERR_reason_error_string(code)) return reason;
-  char buffer[256];
-  ERR_error_string_n(code, buffer, sizeof buffer);
-  return buffer;
+  return code == 0 ? "unknown error" : ErrorText(code);
 }
 
 absl::Status BadFile(const char* key, const std::string& file,
@@ -162,8 +169,7 @@ std::string TlsErrorText(const TlsFindings& findings) {
     return absl::StrCat("certificate verify failed: ", findings.refusal);
   }
   if (code == 0) return "";
-  const char* known = ERR_reason_error_string(code);
-  std::string text = known != nullptr ? known : "unknown TLS error";
+  const std::string text = ErrorText(code);
   if (ERR_GET_LIB(code) != ERR_LIB_SSL) return text;
   switch (ERR_GET_REASON(code)) {
     case SSL_R_WRONG_VERSION_NUMBER:
@@ -171,11 +177,6 @@ std::string TlsErrorText(const TlsFindings& findings) {
       return "the server does not speak TLS at this port";
     case SSL_R_UNEXPECTED_EOF_WHILE_READING:
       return "the server closed the connection";
-    case SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED:
-    case SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE:
-      return absl::StrCat(text,
-                          "; if the server asks for a client's certificate, "
-                          "set tls.cert_file and tls.key_file");
     case SSL_R_TLSV1_ALERT_UNKNOWN_CA:
     case SSL_R_SSLV3_ALERT_BAD_CERTIFICATE:
     case SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED:

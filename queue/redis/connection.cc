@@ -533,7 +533,7 @@ absl::Status RedisConnection::WriteOut() {
       }
       return absl::OkStatus();
     } else if (errno != EINTR) {
-      return Unavailable(ErrnoText(errno));
+      return HungUp(ErrnoText(errno));
     }
   }
   out_.clear();
@@ -545,16 +545,11 @@ absl::StatusOr<std::string_view> RedisConnection::Receive(char* chunk,
                                                           size_t size) {
   const ssize_t n = recv(fd_, chunk, size, 0);
   if (n > 0) return std::string_view(chunk, static_cast<size_t>(n));
-  if (n == 0) {
-    return Unavailable(
-        ready_ ? "the server closed the connection"
-               : "the server closed the connection at once; does one side "
-                 "expect TLS (rediss://) and the other not?");
-  }
+  if (n == 0) return HungUp("the server closed the connection");
   if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) {
     return std::string_view();
   }
-  return Unavailable(ErrnoText(errno));
+  return HungUp(ErrnoText(errno));
 }
 
 absl::Status RedisConnection::ReadIn() {
@@ -568,7 +563,7 @@ absl::Status RedisConnection::ReadIn() {
   const absl::Status status = tls_->Receive(*received, &plain);
   // What came before the failure has come.
   if (absl::Status taken = OnBytes(plain); !taken.ok()) return taken;
-  return status.ok() ? status : Unavailable(status.message());
+  return status.ok() ? status : HungUp(status.message());
 }
 
 absl::Status RedisConnection::OnBytes(std::string_view bytes) {
@@ -705,6 +700,22 @@ void RedisConnection::Wake() {
 void RedisConnection::DrainWake() {
   uint64_t count = 0;
   [[maybe_unused]] const ssize_t n = read(wake_fd_, &count, sizeof count);
+}
+
+absl::Status RedisConnection::HungUp(absl::string_view what) const {
+  absl::string_view hint;
+  if (ready_ || !options_.address.socket_path.empty()) {
+    hint = "";
+  } else if (tls_ == nullptr) {
+    hint = "; if the server speaks TLS at this port, use rediss://";
+  } else if (!tls_->established()) {
+    hint = "; does the server speak TLS at this port?";
+  } else if (options_.address.tls->cert_file.empty()) {
+    hint =
+        "; if the server asks for a client's certificate, set tls.cert_file "
+        "and tls.key_file";
+  }
+  return Unavailable(absl::StrCat(what, hint));
 }
 
 absl::Status RedisConnection::Unavailable(absl::string_view what) const {

@@ -147,6 +147,9 @@ class RedisConnection {
   void Wake();
   void DrainWake();
   absl::Status Unavailable(absl::string_view what) const;
+  // The same, for a server that hangs up: before the greeting's end one side
+  // may expect TLS where the other does not.
+  absl::Status HungUp(absl::string_view what) const;
 
   // Constant after construction.
   Options options_;

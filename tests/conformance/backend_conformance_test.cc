@@ -76,12 +76,17 @@ class BackendTest : public ::testing::TestWithParam<const char*> {
       backend_ = MakeMemoryBackend(environment_.get());
       return true;
     }
-    const char* url = getenv("PENSTOCK_TEST_REDIS_URL");
-    if (url == nullptr) {
-      ADD_FAILURE() << "PENSTOCK_TEST_REDIS_URL is not set: use tests/run";
+    const bool tls = std::string(GetParam()) == "rediss";
+    const char* variable =
+        tls ? "PENSTOCK_TEST_REDISS_URL" : "PENSTOCK_TEST_REDIS_URL";
+    const char* url = getenv(variable);
+    const char* ca_file = tls ? getenv("PENSTOCK_TEST_CA_FILE") : "";
+    if (url == nullptr || ca_file == nullptr) {
+      ADD_FAILURE() << variable << " is not set: use tests/run";
       return false;
     }
     Options options;
+    options.tls.ca_file = ca_file;
     options.result_backend = absl::StrCat(url, "/", database);
     options.amqp.exchange = Id("exchange");
     auto opened = OpenRedisBackend(options, environment_.get());
@@ -390,7 +395,8 @@ class BackendTest : public ::testing::TestWithParam<const char*> {
   std::unique_ptr<Backend> backend_;
 };
 
-INSTANTIATE_TEST_SUITE_P(All, BackendTest, ::testing::Values("memory", "redis"),
+INSTANTIATE_TEST_SUITE_P(All, BackendTest,
+                         ::testing::Values("memory", "redis", "rediss"),
                          [](const auto& info) {
                            return std::string(info.param);
                          });
@@ -482,8 +488,8 @@ TEST_P(BackendTest, NothingAskedIsAnsweredWithNothing) {
   EXPECT_TRUE(GetStates({}).empty());
   EXPECT_TRUE(TakeBack({}, "nonce"));
   EXPECT_TRUE(AwaitDone([&](auto done) {
-                backend_->Refresh({}, Backend::RefreshWhich::kAll, kTtl, kFinalTtl,
-                                  std::move(done));
+                backend_->Refresh({}, Backend::RefreshWhich::kAll, kTtl,
+                                  kFinalTtl, std::move(done));
               }).ok());
 }
 

@@ -5,6 +5,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <stdlib.h>
 
 #include <memory>
 #include <optional>
@@ -37,6 +38,18 @@ using ::penstock::testing::StopAndWait;
 using ::penstock::testing::TestAmqpUrl;
 using ::penstock::testing::TestRedisUrl;
 
+// The same server by TLS.
+std::string TestAmqpsUrl(TlsOptions* tls) {
+  const char* url = getenv("PENSTOCK_TEST_AMQPS_URL");
+  const char* ca_file = getenv("PENSTOCK_TEST_CA_FILE");
+  if (url == nullptr || ca_file == nullptr) {
+    ADD_FAILURE() << "PENSTOCK_TEST_AMQPS_URL is not set: use tests/run";
+    return TestAmqpUrl();
+  }
+  tls->ca_file = ca_file;
+  return url;
+}
+
 class BrokerConformance : public ::testing::TestWithParam<std::string> {
  protected:
   BrokerConformance() : environment_(MakeSystemEnvironment()) {
@@ -44,8 +57,9 @@ class BrokerConformance : public ::testing::TestWithParam<std::string> {
     options_.default_queue = absl::StrCat("penstock-test-", unique);
     options_.amqp.exchange = absl::StrCat("penstock-test-exchange-", unique);
     options_.amqp.binding_key = absl::StrCat("penstock-test-key-", unique);
-    if (GetParam() == "amqp") {
-      options_.broker = TestAmqpUrl();
+    if (OnAmqp()) {
+      options_.broker =
+          GetParam() == "amqps" ? TestAmqpsUrl(&options_.tls) : TestAmqpUrl();
       // What gives messages a priority in RabbitMQ.
       options_.amqp.queue_declare_args["x-max-priority"] = {
           .kind = DeclareArg::kInt, .int_value = 10};
@@ -70,7 +84,7 @@ class BrokerConformance : public ::testing::TestWithParam<std::string> {
         probe.Call({"DEL", key});
       }
     }
-    if (GetParam() != "amqp") return;
+    if (!OnAmqp()) return;
     AmqpProbe probe(TestAmqpUrl());
     for (const std::string& queue : queues_) {
       probe.DeleteQueue(queue);
@@ -92,6 +106,8 @@ class BrokerConformance : public ::testing::TestWithParam<std::string> {
   }
 
   // Whether a delivery says that it is not the first of its task.
+  static bool OnAmqp() { return GetParam().starts_with("amqp"); }
+
   static bool MarksRedelivered() { return GetParam() != "redis"; }
 
   // A name of a queue of this test's own, removed at its end.
@@ -564,7 +580,7 @@ TEST_P(BrokerConformance, DeadLettersLieInAQueueOfTheirOwn) {
       absl::StrCat("penstock.dead.", broker_->DefaultQueue());
   // A consumer of this broker would declare it with x-max-priority, which the
   // dead letter queue does not have.
-  if (GetParam() == "amqp") {
+  if (OnAmqp()) {
     AmqpProbe probe(TestAmqpUrl());
     const std::optional<AmqpProbe::Message> message = probe.Take(dead);
     ASSERT_TRUE(message.has_value());
@@ -603,7 +619,7 @@ TEST_P(BrokerConformance, IsHealthyOnceItHasPublished) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, BrokerConformance,
-                         ::testing::Values("memory", "amqp", "redis"),
+                         ::testing::Values("memory", "amqp", "amqps", "redis"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

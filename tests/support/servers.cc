@@ -86,10 +86,25 @@ void WriteFile(const std::string& path, std::string_view text) {
   std::ofstream(path) << text;
 }
 
+std::string TlsConfig(const std::optional<ServerTls>& tls, int port) {
+  if (!tls.has_value()) return "";
+  const bool demand = tls->demand_client_certificate;
+  return absl::StrCat(
+      "listeners.ssl.1 = 127.0.0.1:", port,
+      "\nssl_options.cacertfile = ", tls->ca_file,
+      "\nssl_options.certfile = ", tls->cert_file,
+      "\nssl_options.keyfile = ", tls->key_file,
+      "\nssl_options.verify = ", demand ? "verify_peer" : "verify_none",
+      "\nssl_options.fail_if_no_peer_cert = ", demand ? "true" : "false", "\n");
+}
+
 }  // namespace
 
-RabbitServer::RabbitServer()
-    : port_(FreePort()), node_port_(FreePort()), name_server_port_(FreePort()) {
+RabbitServer::RabbitServer(RabbitServerOptions options)
+    : port_(FreePort()),
+      tls_port_(options.tls.has_value() ? FreePort() : 0),
+      node_port_(FreePort()),
+      name_server_port_(FreePort()) {
   const std::string& directory = directory_.path();
   std::filesystem::create_directory(directory + "/home");
   const std::string cookie = directory + "/home/.erlang.cookie";
@@ -101,7 +116,8 @@ RabbitServer::RabbitServer()
                          "\n"
                          "disk_free_limit.absolute = 50MB\n"
                          "vm_memory_high_watermark.absolute = 1GB\n"
-                         "log.file.level = warning\n"));
+                         "log.file.level = warning\n",
+                         TlsConfig(options.tls, tls_port_)));
 }
 
 std::map<std::string, std::string> RabbitServer::Environment() const {
@@ -185,7 +201,9 @@ absl::StatusOr<std::string> RabbitServer::Control(
 }
 
 RedisServer::RedisServer(RedisServerOptions options)
-    : options_(std::move(options)), port_(FreePort()) {}
+    : options_(std::move(options)),
+      port_(FreePort()),
+      tls_port_(options_.tls.has_value() ? FreePort() : 0) {}
 
 absl::Status RedisServer::Start() {
   const std::string log_file = directory_.path() + "/redis.log";
@@ -202,6 +220,14 @@ absl::Status RedisServer::Start() {
                                    "always",
                                    "--dir",
                                    directory_.path()};
+  if (options_.tls.has_value()) {
+    argv.insert(
+        argv.end(),
+        {"--tls-port", absl::StrCat(tls_port_), "--tls-ca-cert-file",
+         options_.tls->ca_file, "--tls-cert-file", options_.tls->cert_file,
+         "--tls-key-file", options_.tls->key_file, "--tls-auth-clients",
+         options_.tls->demand_client_certificate ? "yes" : "no"});
+  }
   argv.insert(argv.end(), options_.extra.begin(), options_.extra.end());
   absl::StatusOr<std::unique_ptr<Process>> process = Process::Start(
       {.argv = std::move(argv), .environment = {}, .log_file = log_file});

@@ -9,6 +9,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,9 +19,21 @@
 
 namespace penstock::testing {
 
+// A second port, that speaks TLS.
+struct ServerTls {
+  std::string ca_file;  // who signs clients' certificates
+  std::string cert_file;
+  std::string key_file;
+  bool demand_client_certificate = false;
+};
+
+struct RabbitServerOptions {
+  std::optional<ServerTls> tls;
+};
+
 class RabbitServer {
  public:
-  RabbitServer();
+  explicit RabbitServer(RabbitServerOptions options = {});
 
   // Returns when it answers AMQP (some 5 seconds), or with an error that shows
   // the end of its log.
@@ -32,6 +45,7 @@ class RabbitServer {
   absl::Status Continue();
 
   int port() const { return port_; }
+  int tls_port() const { return tls_port_; }
   std::string url() const;  // amqp://guest:guest@127.0.0.1:PORT/
 
   // Runs rabbitmqctl (1-2 s) and returns what it printed:
@@ -44,6 +58,7 @@ class RabbitServer {
 
   const TempDirectory directory_;
   const int port_;
+  const int tls_port_;
   const int node_port_;
   const int name_server_port_;
   // Erlang's name server (epmd). A child of the test and not of the node,
@@ -53,7 +68,8 @@ class RabbitServer {
 };
 
 struct RedisServerOptions {
-  bool durable = false;            // appendonly yes, appendfsync always
+  bool durable = false;  // appendonly yes, appendfsync always
+  std::optional<ServerTls> tls = {};
   std::vector<std::string> extra;  // more words of its command line
 };
 
@@ -69,6 +85,7 @@ class RedisServer {
   absl::Status Continue();
 
   int port() const { return port_; }
+  int tls_port() const { return tls_port_; }
   std::string url() const;  // redis://127.0.0.1:PORT
 
   // Runs redis-cli and returns what it printed.
@@ -78,6 +95,7 @@ class RedisServer {
   const RedisServerOptions options_;
   const TempDirectory directory_;
   const int port_;
+  const int tls_port_;
   std::unique_ptr<Process> process_;
 };
 
