@@ -65,6 +65,15 @@ class Mailbox {
     return true;
   }
 
+  // The same without waiting: false when there is nothing.
+  bool TakeOne(T& item) {
+    absl::MutexLock lock(&mu_);
+    if (items_.empty()) return false;
+    item = std::move(items_.front());
+    items_.erase(items_.begin());
+    return true;
+  }
+
   // No more puts; what is inside can still be taken.
   void Close() {
     {

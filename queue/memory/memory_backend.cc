@@ -76,7 +76,7 @@ std::string RecordKey(WorkflowRecord::Kind kind, const std::string& id) {
   return absl::StrCat(kind == WorkflowRecord::kGroup ? "g:" : "c:", id);
 }
 
-class MemoryBackend : public Backend {
+class MemoryBackend : public Backend, public MemoryKeys {
  public:
   explicit MemoryBackend(Environment* environment)
       : environment_(environment) {}
@@ -314,6 +314,8 @@ class MemoryBackend : public Backend {
       const bool triggered = meta != nullptr && meta->chord_triggered;
       if (record != nullptr && record->token == token) {
         answer = ClaimAnswer::kWon;
+      } else if (chord_lock_ends_ > Now()) {
+        answer = ClaimAnswer::kLocked;
       } else if (record != nullptr && !triggered &&
                  !record->workflow.claim_time.has_value()) {
         record->token = token;
@@ -438,9 +440,57 @@ class MemoryBackend : public Backend {
 
   void Ping(Done done) override { CompleteDone(std::move(done)); }
 
+  // --- MemoryKeys
+
+  std::optional<TaskState> Get(const std::string& task_id) override {
+    absl::MutexLock lock(&mu_);
+    const TaskState* state = states_.Find(task_id, Now());
+    return state == nullptr ? std::nullopt : std::make_optional(*state);
+  }
+  void Set(TaskState state, absl::Duration ttl) override {
+    absl::MutexLock lock(&mu_);
+    Write(std::move(state), ttl);
+  }
+  std::optional<GroupMeta> GetGroup(const std::string& group_id) override {
+    absl::MutexLock lock(&mu_);
+    const GroupMeta* meta = metas_.Find(group_id, Now());
+    return meta == nullptr ? std::nullopt : std::make_optional(*meta);
+  }
+  void SetGroup(GroupMeta meta, absl::Duration ttl) override {
+    absl::MutexLock lock(&mu_);
+    const std::string id = meta.group_id;
+    metas_.Put(id, std::move(meta), Now() + ttl);
+  }
+  bool LockChords(absl::Duration ttl) override {
+    absl::MutexLock lock(&mu_);
+    if (chord_lock_ends_ > Now()) return false;
+    chord_lock_ends_ = Now() + ttl;
+    return true;
+  }
+  void UnlockChords() override {
+    absl::MutexLock lock(&mu_);
+    chord_lock_ends_ = absl::InfinitePast();
+  }
+  void OpenOnly(const WorkflowRecord& record, absl::Time visit) override {
+    absl::MutexLock lock(&mu_);
+    OpenEntryOf(record, visit);
+  }
+  std::vector<std::string> Open() override {
+    absl::MutexLock lock(&mu_);
+    std::vector<std::string> keys;
+    for (const auto& [key, entry] : open_) keys.push_back(key);
+    return keys;
+  }
+  std::vector<std::string> Waiting() override {
+    absl::MutexLock lock(&mu_);
+    std::vector<std::string> ids;
+    for (const auto& [id, delayed] : delayed_) ids.push_back(id);
+    return ids;
+  }
+
  private:
   using OnHint = absl::AnyInvocable<void(std::string_view)>;
-  struct Open {
+  struct Entry {
     OpenEntry entry;
     absl::Time visit;
   };
@@ -591,6 +641,8 @@ class MemoryBackend : public Backend {
   PendingAnswer CreateRecordLocked(WorkflowRecord record, absl::Time visit,
                                    absl::Duration ttl)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    // First the entry, as in Redis, where the two are two steps.
+    OpenEntryOf(record, visit);
     const std::string key = RecordKey(record.kind, record.id);
     if (Record* existing = records_.Find(key, Now())) {
       if (existing->workflow.nonce == record.nonce) {
@@ -613,10 +665,15 @@ class MemoryBackend : public Backend {
                    Now() + ttl);
       }
     }
-    open_.try_emplace(
-        key, Open{{record.kind, record.id, record.create_time}, visit});
     records_.Put(key, {std::move(record), ""}, Now() + ttl);
     return PendingAnswer::kCreated;
+  }
+
+  void OpenEntryOf(const WorkflowRecord& record, absl::Time visit)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    open_.try_emplace(
+        RecordKey(record.kind, record.id),
+        Entry{{record.kind, record.id, record.create_time}, visit});
   }
 
   void Reschedule(const std::string& id, int64_t score)
@@ -655,18 +712,22 @@ class MemoryBackend : public Backend {
   ExpiringMap<TaskState> marks_ ABSL_GUARDED_BY(mu_);
   ExpiringMap<Record> records_ ABSL_GUARDED_BY(mu_);
   ExpiringMap<GroupMeta> metas_ ABSL_GUARDED_BY(mu_);
-  std::map<std::string, Open> open_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, Entry> open_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, Delayed> delayed_ ABSL_GUARDED_BY(mu_);
   std::set<std::pair<int64_t, std::string>> due_order_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, DeadTask> dead_ ABSL_GUARDED_BY(mu_);
+  absl::Time chord_lock_ends_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   absl::Time next_sweep_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   std::shared_ptr<OnHint> on_hint_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> MakeMemoryBackend(Environment* environment) {
-  return std::make_unique<MemoryBackend>(environment);
+std::unique_ptr<Backend> MakeMemoryBackend(Environment* environment,
+                                           MemoryKeys** keys) {
+  auto backend = std::make_unique<MemoryBackend>(environment);
+  if (keys != nullptr) *keys = backend.get();
+  return backend;
 }
 
 }  // namespace penstock
