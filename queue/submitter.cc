@@ -233,6 +233,8 @@ void Submitter::SendOne(CallPtr call, size_t index) {
                                 !absl::IsCancelled(status) &&
                                 call->answers[index] == PendingAnswer::kCreated;
         if (!surely_not) ++call->unknown;
+        // After Stop nothing more is asked of the broker, which may be gone.
+        if (absl::IsCancelled(status)) call->next = call->to_send.size();
         if (call->failure.ok()) call->failure = std::move(status);
       }
       next = call->in_flight == 0 || call->next < call->to_send.size();
