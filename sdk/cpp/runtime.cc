@@ -253,6 +253,11 @@ void Runtime::RunOneTask() {
   if (ready_.TakeOne(run)) RunTask(run);
 }
 
+void Runtime::RunOneTask() {
+  Run* run = nullptr;
+  if (ready_.TakeOne(run)) RunTask(run);
+}
+
 void Runtime::RunTask(Run* run) {
   Taken& taken = run->first;
   const absl::Time start = world_.environment->Now();

@@ -69,6 +69,10 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   // no thread (the simulator).
   void RunOneTask();
 
+  // Runs one task that has begun, if there is one: a runner's step, for who owns
+  // no thread (the simulator).
+  void RunOneTask();
+
   // As Worker::Drain, but for the disconnecting.
   absl::Status Drain(absl::Duration deadline);
 
