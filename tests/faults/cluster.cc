@@ -71,7 +71,8 @@ int64_t WholeResult(const v1::TaskState& state) {
 }
 
 Cluster::Cluster(Options options)
-    : port_(FreePort()),
+    : options_(options),
+      port_(FreePort()),
       redis_({.durable = options.durable_redis, .extra = {}}),
       workers_(options.workers) {}
 
@@ -86,13 +87,19 @@ Cluster::~Cluster() {
   }
 }
 
+std::string Cluster::broker_url() const {
+  return options_.redis_broker ? redis_.url() : rabbit_.url();
+}
+
 absl::Status Cluster::Start() {
-  if (absl::Status status = rabbit_.Start(); !status.ok()) return status;
+  if (!options_.redis_broker) {
+    if (absl::Status status = rabbit_.Start(); !status.ok()) return status;
+  }
   if (absl::Status status = redis_.Start(); !status.ok()) return status;
   const std::string address = absl::StrCat("127.0.0.1:", port_);
   absl::StatusOr<std::unique_ptr<Process>> gateway = Process::Start(
       {.argv = {Binary("penstock-gateway"),
-                absl::StrCat("--broker=", rabbit_.url()),
+                absl::StrCat("--broker=", broker_url()),
                 absl::StrCat("--result_backend=", redis_.url()),
                 "--default_queue=faults", absl::StrCat("--listen=", address)},
        .environment = {},
@@ -127,10 +134,11 @@ absl::Status Cluster::Start() {
 absl::Status Cluster::StartWorker(size_t index) {
   absl::StatusOr<std::unique_ptr<Process>> worker = Process::Start(
       {.argv = {Binary("penstock-worker"),
-                absl::StrCat("--broker=", rabbit_.url()),
+                absl::StrCat("--broker=", broker_url()),
                 absl::StrCat("--result_backend=", redis_.url()),
-                "--default_queue=faults", "--concurrency=4"},
-       .environment = {},
+                "--default_queue=faults", "--concurrency=4",
+                absl::StrCat("--prefetch=", options_.prefetch)},
+       .environment = {{"PENSTOCK_REDIS_LEASE", "2"}},
        .log_file = absl::StrCat(directory_.path(), "/worker", index, ".log")});
   if (!worker.ok()) return worker.status();
   workers_[index] = *std::move(worker);

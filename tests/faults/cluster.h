@@ -37,6 +37,10 @@ class Cluster {
   struct Options {
     int workers = 2;
     bool durable_redis = false;
+    // Redis is the broker too, there is no RabbitMQ, and a worker's lease is
+    // short.
+    bool redis_broker = false;
+    int prefetch = 0;  // of each worker; 0: the worker chooses
   };
 
   explicit Cluster(Options options);
@@ -77,7 +81,9 @@ class Cluster {
 
  private:
   absl::Status StartWorker(size_t index);
+  std::string broker_url() const;
 
+  const Options options_;
   const TempDirectory directory_;
   const int port_;
   RabbitServer rabbit_;

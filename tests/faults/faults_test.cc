@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "tests/faults/cluster.h"
 #include "tests/faults/traffic.h"
 
@@ -217,6 +218,62 @@ TEST(FaultsTest, WorkersKilledAmidChainsAndChords) {
     EXPECT_EQ(WholeResult(states->at(id)), result) << id;
   }
   ExpectNothingLeft(cluster);
+}
+
+// What machinery's Redis broker loses: what a worker had taken and not
+// finished.
+TEST(FaultsTest, WorkerKilledWithAThousandTasksOfARedisBroker) {
+  constexpr int kTasks = 1000;
+  Cluster cluster({.workers = 1, .redis_broker = true, .prefetch = 2 * kTasks});
+  const absl::Status started = cluster.Start();
+  ASSERT_TRUE(started.ok()) << started;
+  // They keep the runners busy while the rest is taken and held.
+  std::vector<std::string> busy;
+  for (int n = 0; n < 4; ++n) {
+    busy.push_back(absl::StrCat("busy-", n));
+    v1::Task task;
+    task.set_id(busy.back());
+    task.set_name("long_running_task");
+    ASSERT_TRUE(cluster.Send(task).ok());
+  }
+  std::vector<std::string> ids;
+  for (int n = 0; n < kTasks; ++n) {
+    ids.push_back(absl::StrCat("task-", n));
+    const grpc::Status sent = cluster.Send(AddTask(ids[n], n, 1));
+    ASSERT_TRUE(sent.ok()) << Ending(sent);
+  }
+  const auto ask = [&](const std::string& script) {
+    return std::stoi(
+        cluster.redis().Command({"EVAL", script, "0"}).value_or("-1"));
+  };
+  // All in flight: none left in the queue, all in the worker's held list.
+  const std::string held =
+      "local held = 0 "
+      "for _, key in ipairs(redis.call('KEYS', 'penstock:held:*')) do "
+      "  held = held + redis.call('LLEN', key) "
+      "end "
+      "return held";
+  const absl::Time patience = absl::Now() + kLimit;
+  while (ask(held) < kTasks + 4 && absl::Now() < patience) {
+  }
+  ASSERT_EQ(ask(held), kTasks + 4) << cluster.Logs();
+  const absl::StatusOr<int> early = cluster.CountFinal(ids);
+  ASSERT_TRUE(early.ok()) << early.status();
+  EXPECT_EQ(*early, 0);
+
+  const absl::Status replaced = cluster.ReplaceWorker(0);
+  ASSERT_TRUE(replaced.ok()) << replaced;
+  ExpectAllAdded(cluster, ids);
+  const auto states = cluster.AwaitFinal(busy, kLimit);
+  ASSERT_TRUE(states.ok()) << states.status() << "\n" << cluster.Logs();
+  for (const auto& [id, state] : *states) {
+    EXPECT_EQ(state.status(), v1::TASK_STATUS_SUCCESS)
+        << state.ShortDebugString();
+  }
+  while (ask(held) > 0 && absl::Now() < patience) {
+  }
+  EXPECT_EQ(ask(held), 0);
+  EXPECT_EQ(ask("return redis.call('LLEN', 'faults')"), 0);
 }
 
 }  // namespace
