@@ -20,6 +20,7 @@
 #include "queue/ids.h"
 #include "queue/json.h"
 #include "queue/next_steps.h"
+#include "queue/policy.h"
 #include "queue/wire/task_json.h"
 #include "queue/workflow.h"
 
@@ -35,6 +36,7 @@ constexpr size_t kMaxHeaderKey = 255;
 constexpr size_t kMaxHeader = 1 << 10;
 constexpr int kMaxNesting = 32;
 constexpr int kMaxRetryCount = 1'000'000;
+constexpr absl::Duration kMaxExpireAfter = absl::Hours(24 * 3653);
 constexpr absl::Duration kMaxRetryDelay = absl::Hours(24 * 30);
 constexpr int kMaxGroup = 10'000;
 constexpr int kMaxChain = 1'000;
@@ -328,6 +330,12 @@ class Reader {
   void ReadArgs(const v1::Task& in, const Place& place, Task& task);
   void ReadHeaders(const v1::Task& in, const Place& place, Task& task);
   void ReadSchedule(const v1::Task& in, const Place& place, Task& task);
+  void ReadPolicy(const v1::Task& in, const Place& place, Task& task);
+  void ReadBackoff(const v1::Task& in, const Place& place, Task& task);
+  std::optional<absl::Duration> ReadPositive(
+      bool is_set, const google::protobuf::Duration& in,
+      const std::string& path, absl::Duration longest,
+      const char* longest_text);
   void ReadRetries(const v1::Task& in, const Place& place, Task& task);
   std::vector<std::string> ReadNested(
       const google::protobuf::RepeatedPtrField<v1::Task>& in,
@@ -472,6 +480,77 @@ void Reader::ReadRetries(const v1::Task& in, const Place& place, Task& task) {
   task.retry_timeout_s = RetryTimeoutFor(*delay);
 }
 
+// A duration of at least 1 ms and at most `longest`; nullopt if it is not set, or
+// bad and said so.
+std::optional<absl::Duration> Reader::ReadPositive(
+    bool is_set, const google::protobuf::Duration& in, const std::string& path,
+    absl::Duration longest, const char* longest_text) {
+  if (!is_set) return std::nullopt;
+  const std::optional<absl::Duration> duration =
+      ReadDuration(in, path, findings_);
+  if (!duration.has_value()) return std::nullopt;
+  if (*duration < absl::Milliseconds(1)) {
+    findings_.Add(path, "must be at least 1 ms");
+    return std::nullopt;
+  }
+  if (*duration > longest) {
+    findings_.Add(path, absl::StrCat("must be at most ", longest_text));
+    return std::nullopt;
+  }
+  return duration;
+}
+
+void Reader::ReadPolicy(const v1::Task& in, const Place& place, Task& task) {
+  if (auto timeout = ReadPositive(in.has_timeout(), in.timeout(),
+                                  place.path + ".timeout", kMaxRetryDelay,
+                                  "30 days")) {
+    SetTimeout(task, *timeout);
+  }
+  const std::string expire_path = place.path + ".expire_after";
+  if (auto after = ReadPositive(in.has_expire_after(), in.expire_after(),
+                                expire_path, kMaxExpireAfter, "10 years")) {
+    const absl::Time expiry = intake_.now + *after;
+    if (task.eta.has_value() && expiry <= task.eta->time) {
+      findings_.Add(expire_path, "ends before the task is due");
+    } else {
+      SetExpiry(task, expiry);
+    }
+  }
+  if (in.has_exponential_backoff()) ReadBackoff(in, place, task);
+}
+
+void Reader::ReadBackoff(const v1::Task& in, const Place& place, Task& task) {
+  const v1::ExponentialBackoff& from = in.exponential_backoff();
+  const std::string path = place.path + ".exponential_backoff";
+  if (in.has_retry_delay()) {
+    findings_.Add(path, "excludes retry_delay: set one of them");
+  }
+  if (!from.has_first_delay()) {
+    findings_.Add(path + ".first_delay", "is required");
+    return;
+  }
+  const auto first =
+      ReadPositive(true, from.first_delay(), path + ".first_delay",
+                   kMaxRetryDelay, "30 days");
+  const auto max = ReadPositive(from.has_max_delay(), from.max_delay(),
+                                path + ".max_delay", kMaxRetryDelay, "30 days");
+  // Not-a-number is outside of any range.
+  if (from.factor() != 0 && !(from.factor() >= 1 && from.factor() <= 100)) {
+    findings_.Add(path + ".factor", "must be from 1 to 100");
+  }
+  if (!(from.jitter() >= 0 && from.jitter() <= 1)) {
+    findings_.Add(path + ".jitter", "must be from 0 to 1");
+  }
+  if (!first.has_value()) return;
+  if (max.has_value() && *max < *first) {
+    findings_.Add(path + ".max_delay", "must not be less than first_delay");
+  }
+  SetBackoff(task, {.first = *first,
+                    .factor = from.factor() == 0 ? 2 : from.factor(),
+                    .max = max.value_or(std::max(*first, absl::Hours(1))),
+                    .jitter = from.jitter()});
+}
+
 std::vector<std::string> Reader::ReadNested(
     const google::protobuf::RepeatedPtrField<v1::Task>& in, const Place& parent,
     const std::string& parent_id, const char* list) {
@@ -516,6 +595,7 @@ Task Reader::ReadTask(const v1::Task& in, const Place& place) {
   }
   task.immutable = in.immutable();
   ReadHeaders(in, place, task);
+  ReadPolicy(in, place, task);
   task.ignore_when_not_registered = in.ignore_when_task_not_registered();
 
   // A tiny nested task is some 400 bytes on the wire: without this bound a

@@ -11,6 +11,7 @@
 #include "queue/errors.h"
 #include "queue/mover.h"
 #include "queue/next_steps.h"
+#include "queue/policy.h"
 #include "queue/scope.h"
 #include "queue/submitter.h"
 #include "queue/sweeper.h"
@@ -76,6 +77,8 @@ struct Lifecycle::Core {
         submitter(&scope, &mover),
         canceller(&scope, &continuation) {}
 
+  void BeginRun(const Task& task, const std::string& queue, std::string worker,
+                Callback<BeginVerdict> done);
   void Begun(const Task& task, const std::string& queue, BeginVerdict verdict,
              BeginAnswer answer, Callback<BeginVerdict> done);
   void NothingToRun(Callback<BeginVerdict> done, absl::Status status) {
@@ -147,9 +150,50 @@ void Lifecycle::CancelGroup(std::string group_id, std::string reason,
                                std::move(done));
 }
 
+// One that has expired begins only if it had begun before: then this is another
+// delivery of a run that was cut short.
 void Lifecycle::Begin(const Task& task, const std::string& queue,
                       std::string worker, Callback<BeginVerdict> done) {
   Core* core = core_.get();
+  const std::optional<absl::Time> expiry = ExpiryOf(task);
+  const absl::Time now = core->scope.environment->Now();
+  if (!expiry.has_value() || now < *expiry || AttemptOf(task) > 1) {
+    core->BeginRun(task, queue, std::move(worker), std::move(done));
+    return;
+  }
+  TaskState expired{.task_id = task.id,
+                    .task_name = task.name,
+                    .status = Status::kFailure,
+                    .error = absl::StrCat("expired: it had not begun by ",
+                                          absl::FormatTime(*expiry,
+                                                           absl::UTCTimeZone())),
+                    .create_time = now,
+                    .group_id = task.group_id,
+                    .error_type = std::string(kErrorExpired),
+                    .finish_time = now};
+  core->scope.backend->Abandon(
+      expired, core->scope.options.results_expire_in,
+      core->scope.Guard<bool>(
+          [core, task, queue, expired, worker = std::move(worker),
+           done = std::move(done)](absl::StatusOr<bool> ended) mutable {
+            if (!ended.ok()) {
+              std::move(done)(ended.status());
+            } else if (*ended) {
+              core->continuation.Follow(
+                  task, expired,
+                  [core, done = std::move(done)](absl::Status status) mutable {
+                    core->NothingToRun(std::move(done), std::move(status));
+                  });
+            } else {
+              core->BeginRun(task, queue, std::move(worker), std::move(done));
+            }
+          }));
+}
+
+void Lifecycle::Core::BeginRun(const Task& task, const std::string& queue,
+                               std::string worker,
+                               Callback<BeginVerdict> done) {
+  Core* core = this;
   const LifecycleOptions& options = core->scope.options;
   BeginVerdict verdict{.run = core->scope.environment->NewUuid(),
                        .start_time = core->scope.environment->Now()};
@@ -228,7 +272,8 @@ void Lifecycle::Finish(Task task, BeginVerdict begun, std::string worker,
   const absl::Time now = core->scope.environment->Now();
   std::optional<RetryPlan> retry;
   if (outcome.kind == Outcome::kFailure) {
-    retry = PlanRetry(task, outcome.retry_after, outcome.permanent, now);
+    retry = PlanRetry(task, outcome.retry_after, outcome.permanent, now,
+                      core->scope.environment->Random());
   }
   TaskState record =
       RecordOf(task, begun, std::move(worker), outcome, retry, now);

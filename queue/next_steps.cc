@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "queue/json.h"
+#include "queue/policy.h"
 #include "queue/wire/task_json.h"
 #include "queue/workflow.h"
 
@@ -158,7 +159,8 @@ int64_t NextFibonacci(int64_t seconds) {
 
 std::optional<RetryPlan> PlanRetry(const Task& task,
                                    std::optional<absl::Duration> retry_after,
-                                   bool permanent, absl::Time now) {
+                                   bool permanent, absl::Time now,
+                                   double random) {
   if (permanent) return std::nullopt;
   RetryPlan plan{.attempt = AttemptOf(task) + 1,
                  .retry_count = task.retry_count,
@@ -169,6 +171,14 @@ std::optional<RetryPlan> PlanRetry(const Task& task,
   }
   if (task.retry_count <= 0) return std::nullopt;
   plan.retry_count = task.retry_count - 1;
+  if (std::optional<ExponentialBackoff> backoff = BackoffOf(task)) {
+    const absl::Duration pause =
+        PauseAfter(*backoff, AttemptOf(task), random);
+    plan.due = now + pause;
+    plan.retry_timeout_s =
+        absl::ToInt64Seconds(absl::Ceil(pause, absl::Seconds(1)));
+    return plan;
+  }
   plan.retry_timeout_s = NextFibonacci(task.retry_timeout_s);
   plan.due = now + absl::Seconds(plan.retry_timeout_s);
   return plan;

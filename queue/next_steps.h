@@ -61,7 +61,8 @@ std::vector<Promised> PromisedAfter(const Task& task);
 std::string FailureCause(absl::string_view what, const std::string& name,
                          const std::string& id, const std::string& error);
 
-// Whether and how a failed attempt is tried again: machinery's rules. nullopt:
+// Whether and how a failed attempt is tried again: by machinery's rules, or the
+// task's own backoff (queue/policy.h), which takes `random` in [0, 1). nullopt:
 // no more, FAILURE. `retry_after`: the handler asked for it, which uses up no
 // retry.
 struct RetryPlan {
@@ -72,7 +73,8 @@ struct RetryPlan {
 };
 std::optional<RetryPlan> PlanRetry(const Task& task,
                                    std::optional<absl::Duration> retry_after,
-                                   bool permanent, absl::Time now);
+                                   bool permanent, absl::Time now,
+                                   double random);
 
 // `task` as its next attempt carries it.
 Task NextAttempt(Task task, const RetryPlan& plan);

@@ -101,6 +101,8 @@ inline bool IsFinal(Status status) {
 // status code ("INVALID_ARGUMENT") or "exception".
 inline constexpr std::string_view kErrorAbandoned = "abandoned";
 inline constexpr std::string_view kErrorCancelled = "cancelled";
+inline constexpr std::string_view kErrorExpired = "expired";
+inline constexpr std::string_view kErrorTimeout = "timeout";
 inline constexpr std::string_view kErrorArguments = "arguments";
 inline constexpr std::string_view kErrorNotRegistered = "not_registered";
 inline constexpr std::string_view kErrorWornOut = "begun_too_often";

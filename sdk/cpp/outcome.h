@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "penstock/handler.h"
 #include "queue/lifecycle.h"
 
@@ -17,6 +18,9 @@ Outcome ToOutcome(absl::StatusOr<Results> results);
 
 // The status of a handler that threw `text`: error_type "exception".
 absl::Status ExceptionError(std::string_view text);
+
+// The status of an attempt that ran into its timeout: error_type "timeout".
+absl::Status TimedOutError(absl::Duration timeout);
 
 }  // namespace penstock
 

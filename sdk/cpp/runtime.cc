@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "queue/policy.h"
 #include "queue/telemetry/log.h"
 #include "queue/wire/task_json.h"
 #include "sdk/cpp/outcome.h"
@@ -58,6 +59,12 @@ absl::StatusOr<Results> CallHandler(const Handler& handler, Context& context,
   } catch (...) {
     return ExceptionError("unknown exception");
   }
+}
+
+// What it is that a task has run into. An error that is tried again, as any.
+absl::Status TimeoutError(const Task& task) {
+  return TimedOutError(
+      TimeoutOf(task).value_or(absl::ZeroDuration()));
 }
 
 }  // namespace
@@ -188,29 +195,28 @@ bool Runtime::AttachLocked(Taken& taken) {
 
 // ---- from the backlog to a runner
 
-Runtime::Run* Runtime::NextToBeginLocked() {
+std::shared_ptr<Runtime::Run> Runtime::NextToBeginLocked() {
   const int ahead = typical_run_ < kShortRun ? options_.prefetch : 0;
   while (!backlog_.empty() && !paused_ && !draining_ &&
          begun_ < options_.concurrency + ahead) {
     Taken taken = std::move(backlog_.front());
     backlog_.pop_front();
     if (AttachLocked(taken)) continue;
-    auto run = std::make_unique<Run>();
+    auto run = std::make_shared<Run>();
     run->id = taken.task.id;
     run->attempt = AttemptOf(taken.task);
     run->handler = &*handlers_.find(taken.task.name);
     run->first = std::move(taken);
     ++begun_;
-    Run* const begins = run.get();
-    runs_.emplace(begins->id, std::move(run));
-    return begins;
+    runs_.emplace(run->id, run);
+    return run;
   }
   return nullptr;
 }
 
 void Runtime::BeginMore() {
   while (true) {
-    Run* run;
+    std::shared_ptr<Run> run;
     {
       absl::MutexLock lock(&mu_);
       run = NextToBeginLocked();
@@ -227,7 +233,8 @@ void Runtime::BeginMore() {
   }
 }
 
-void Runtime::OnBegun(Run* run, absl::StatusOr<BeginVerdict> verdict) {
+void Runtime::OnBegun(const std::shared_ptr<Run>& run,
+                      absl::StatusOr<BeginVerdict> verdict) {
   if (absl::IsCancelled(verdict.status())) {
     EndRun(run, End::kForget);
   } else if (!verdict.ok()) {
@@ -244,26 +251,24 @@ void Runtime::OnBegun(Run* run, absl::StatusOr<BeginVerdict> verdict) {
 // ---- the handler, and what follows
 
 void Runtime::RunTasks() {
-  Run* run = nullptr;
+  std::shared_ptr<Run> run;
   while (ready_.WaitAndTakeOne(run)) RunTask(run);
 }
 
 void Runtime::RunOneTask() {
-  Run* run = nullptr;
+  std::shared_ptr<Run> run;
   if (ready_.TakeOne(run)) RunTask(run);
 }
 
-void Runtime::RunOneTask() {
-  Run* run = nullptr;
-  if (ready_.TakeOne(run)) RunTask(run);
-}
-
-void Runtime::RunTask(Run* run) {
+void Runtime::RunTask(const std::shared_ptr<Run>& run) {
   Taken& taken = run->first;
   const absl::Time start = world_.environment->Now();
   {
     absl::MutexLock lock(&mu_);
     run->run_time = start;
+  }
+  if (auto timeout = TimeoutOf(taken.task)) {
+    WatchDeadline(run, start + *timeout);
   }
   const WorkerHooks& hooks = options_.hooks;
   if (hooks.before_task) hooks.before_task(taken.task);
@@ -271,27 +276,37 @@ void Runtime::RunTask(Run* run) {
                                 run->stop.get_token());
   absl::StatusOr<Results> results =
       CallHandler(run->handler->second, context, taken.task.args);
-  if (!results.ok()) ReportError(results.status(), &taken.task);
+  bool given_up;
+  {
+    absl::MutexLock lock(&mu_);
+    given_up = run->given_up;
+    run->finish_sent = true;
+    if (given_up) std::erase(stuck_, run);
+    if (run->timed_out) results = TimeoutError(taken.task);
+    --begun_;
+    typical_run_ += (world_.environment->Now() - start - typical_run_) / 8;
+  }
+  if (!results.ok() && !given_up) ReportError(results.status(), &taken.task);
   if (hooks.after_task) hooks.after_task(taken.task);
-
-  Outside([&] {
-    {
-      absl::MutexLock lock(&mu_);
-      run->finish_sent = true;
-      --begun_;
-      typical_run_ += (world_.environment->Now() - start - typical_run_) / 8;
-    }
-    world_.lifecycle->Finish(std::move(taken.task), run->begun,
-                             options_.worker_id, ToOutcome(std::move(results)),
-                             [self = shared_from_this(),
-                              run](absl::StatusOr<FinishVerdict> verdict) {
-                               self->OnFinished(run, std::move(verdict));
-                             });
-  });
+  if (given_up) {
+    Log(LogLevel::kWarning, "a handler that had timed out has returned",
+        {{"task", taken.task.id}, {"name", taken.task.name}});
+  } else {
+    Outside([&] {
+      world_.lifecycle->Finish(
+          std::move(taken.task), run->begun, options_.worker_id,
+          ToOutcome(std::move(results)),
+          [self = shared_from_this(),
+           run](absl::StatusOr<FinishVerdict> verdict) {
+            self->OnFinished(run, std::move(verdict));
+          });
+    });
+  }
   BeginMore();
 }
 
-void Runtime::OnFinished(Run* run, absl::StatusOr<FinishVerdict> verdict) {
+void Runtime::OnFinished(const std::shared_ptr<Run>& run,
+                         absl::StatusOr<FinishVerdict> verdict) {
   if (!verdict.ok()) {
     EndRun(run, End::kForget);
   } else if (verdict->kind == FinishVerdict::kStale) {
@@ -301,14 +316,14 @@ void Runtime::OnFinished(Run* run, absl::StatusOr<FinishVerdict> verdict) {
   }
 }
 
-void Runtime::EndRun(Run* run, End end) {
-  std::unique_ptr<Run> ended;
+void Runtime::EndRun(const std::shared_ptr<Run>& run, End end) {
+  std::shared_ptr<Run> ended;
   {
     absl::MutexLock lock(&mu_);
     auto found = runs_.find(run->id);
     ended = std::move(found->second);
     runs_.erase(found);
-    if (!ended->finish_sent) --begun_;
+    if (!ended->finish_sent) --begun_;  // its handler has not run
     ++in_hand_;  // a drain waits for the acks below
   }
   std::vector<Taken> again;
@@ -405,6 +420,83 @@ void Runtime::Tick() {
   });
 }
 
+// ---- when an attempt has run for too long
+
+void Runtime::WatchDeadline(const std::shared_ptr<Run>& run,
+                            absl::Time deadline) {
+  Outside([&] {
+    absl::MutexLock lock(&mu_);
+    deadlines_.emplace(deadline, run);
+    ArmDeadlineLocked();
+  });
+}
+
+// One look is planned at a time, for the earliest: a task that ends in time costs
+// no timer of its own.
+void Runtime::ArmDeadlineLocked() {
+  if (deadlines_.empty() || deadlines_.begin()->first >= next_look_) return;
+  next_look_ = deadlines_.begin()->first;
+  const absl::Duration pause = std::max(
+      next_look_ - world_.environment->Now(), absl::ZeroDuration());
+  world_.environment->RunAfter(pause, [weak = weak_from_this()] {
+    if (auto self = weak.lock()) self->OnDeadline();
+  });
+}
+
+void Runtime::OnDeadline() {
+  std::vector<std::shared_ptr<Run>> due;
+  Outside([&] {
+    absl::MutexLock lock(&mu_);
+    next_look_ = absl::InfiniteFuture();
+    const absl::Time now = world_.environment->Now();
+    while (!deadlines_.empty()) {
+      const auto first = deadlines_.begin();
+      std::shared_ptr<Run> run = first->second.lock();
+      const bool runs = run != nullptr && !run->finish_sent;
+      if (runs && first->first > now) break;
+      deadlines_.erase(first);
+      if (!runs) continue;
+      run->timed_out = true;
+      due.push_back(std::move(run));
+    }
+    ArmDeadlineLocked();
+  });
+  for (const std::shared_ptr<Run>& run : due) {
+    run->stop.request_stop();
+    Outside([&] {
+      world_.environment->RunAfter(
+          options_.timeout_grace, [weak = weak_from_this(), run] {
+            if (auto self = weak.lock()) self->GiveUp(run);
+          });
+    });
+  }
+}
+
+// The handler did not heed its stop token. Its thread cannot be taken from it, but
+// its task goes on without it.
+void Runtime::GiveUp(const std::shared_ptr<Run>& run) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (run->finish_sent) return;
+    run->finish_sent = true;
+    run->given_up = true;
+    stuck_.push_back(run);
+  }
+  const absl::Status error = TimeoutError(run->first.task);
+  Log(LogLevel::kError,
+      "a handler ignores its stop token: it holds a thread of this worker",
+      {{"task", run->id}, {"name", run->handler->first}});
+  ReportError(error, &run->first.task);
+  Outside([&] {
+    world_.lifecycle->Finish(run->first.task, run->begun, options_.worker_id,
+                             ToOutcome(error),
+                             [self = shared_from_this(),
+                              run](absl::StatusOr<FinishVerdict> verdict) {
+                               self->OnFinished(run, std::move(verdict));
+                             });
+  });
+}
+
 // ---- each second
 
 // One read for all that run for long enough to be worth it.
@@ -475,7 +567,9 @@ absl::Status Runtime::Drain(absl::Duration deadline) {
   });
   Return(returned);
   ready_.Close();
-  for (Run* run : ready_.Take()) EndRun(run, End::kGiveBack);
+  for (const std::shared_ptr<Run>& run : ready_.Take()) {
+    EndRun(run, End::kGiveBack);
+  }
 
   const absl::Condition quiet(this, &Runtime::QuietLocked);
   std::vector<std::stop_source> stops;
@@ -494,18 +588,22 @@ absl::Status Runtime::Drain(absl::Duration deadline) {
 }
 
 bool Runtime::QuietLocked() const {
-  return consumer_stopped_ && runs_.empty() && in_hand_ == 0;
+  return consumer_stopped_ && runs_.empty() && stuck_.empty() && in_hand_ == 0;
 }
 
 std::string Runtime::UnfinishedLocked() const {
   constexpr size_t kShown = 10;
   std::vector<std::string> names;
+  std::vector<std::shared_ptr<Run>> unfinished = stuck_;
   for (const auto& [id, run] : runs_) {
-    if (names.size() == kShown) break;
-    names.push_back(absl::StrCat(id, " (", run->handler->first, ")"));
+    if (!run->given_up) unfinished.push_back(run);
   }
-  if (names.size() < runs_.size()) {
-    names.push_back(absl::StrCat("and ", runs_.size() - kShown, " more"));
+  for (const std::shared_ptr<Run>& run : unfinished) {
+    if (names.size() == kShown) break;
+    names.push_back(absl::StrCat(run->id, " (", run->handler->first, ")"));
+  }
+  if (names.size() < unfinished.size()) {
+    names.push_back(absl::StrCat("and ", unfinished.size() - kShown, " more"));
   }
   return absl::StrCat("not finished by the drain deadline: ",
                       absl::StrJoin(names, ", "));

@@ -44,6 +44,7 @@ struct RuntimeOptions {
   int prefetch = 1;
   absl::Duration refresh_every = absl::Hours(1);  // states of running tasks
   absl::Duration drain_grace = absl::Seconds(1);
+  absl::Duration timeout_grace = absl::Seconds(1);
   WorkerHooks hooks;
 };
 
@@ -64,10 +65,6 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
 
   // A runner's life: runs handlers until Drain or Close.
   void RunTasks();
-
-  // Runs one task that has begun, if there is one: a runner's step, for who owns
-  // no thread (the simulator).
-  void RunOneTask();
 
   // Runs one task that has begun, if there is one: a runner's step, for who owns
   // no thread (the simulator).
@@ -103,7 +100,9 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
     // --- guarded by mu_
     absl::Time run_time = absl::InfiniteFuture();  // its handler's start
     bool warned = false;                           // that it runs for long
+    bool timed_out = false;
     bool finish_sent = false;
+    bool given_up = false;  // finished for it while its handler goes on
     std::vector<Taken> joined;   // copies, acked with it
     std::vector<Taken> waiting;  // other attempts, late copies: begin after it
   };
@@ -112,15 +111,16 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   void Take(std::vector<Taken> deliveries);
   bool IsLiveLocked(const Taken& taken) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool AttachLocked(Taken& taken) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  Run* NextToBeginLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::shared_ptr<Run> NextToBeginLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void BeginMore();
-  void OnBegun(Run* run, absl::StatusOr<BeginVerdict> verdict);
-  void RunTask(Run* run);
-  void OnFinished(Run* run, absl::StatusOr<FinishVerdict> verdict);
+  void OnBegun(const std::shared_ptr<Run>& run, absl::StatusOr<BeginVerdict> verdict);
+  void RunTask(const std::shared_ptr<Run>& run);
+  void OnFinished(const std::shared_ptr<Run>& run,
+                  absl::StatusOr<FinishVerdict> verdict);
 
   // The ends of a run: acked; given back to the broker; left unacked.
   enum class End { kAck, kAckFirst, kGiveBack, kForget };
-  void EndRun(Run* run, End end);
+  void EndRun(const std::shared_ptr<Run>& run, End end);
 
   // A delivery that leads to no run: acked when `Done` comes with OK.
   Done AckAfter(DeliveryTag tag);
@@ -128,6 +128,10 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   void PauseForBackend(const absl::Status& why);
   void PollBackend(absl::Duration delay);
   void Tick();
+  void WatchDeadline(const std::shared_ptr<Run>& run, absl::Time deadline);
+  void OnDeadline();
+  void ArmDeadlineLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void GiveUp(const std::shared_ptr<Run>& run);
   void LookForCancelled();
   void StopEnded(const std::vector<std::string>& task_ids);
 
@@ -150,7 +154,7 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   const RuntimeOptions options_;
 
   // --- synchronise themselves
-  Mailbox<Run*> ready_;  // begun, for the runners
+  Mailbox<std::shared_ptr<Run>> ready_;  // begun, for the runners
 
   absl::Mutex gate_;  // taken for reading while the world is called
   std::unique_ptr<Consumer> consumer_ ABSL_GUARDED_BY(gate_);
@@ -159,9 +163,16 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   // Of the connection that delivered last (DeliveryTag).
   uint64_t generation_ ABSL_GUARDED_BY(mu_) = 0;
   std::deque<Taken> backlog_ ABSL_GUARDED_BY(mu_);  // not begun
-  std::unordered_map<std::string, std::unique_ptr<Run>> runs_
+  std::unordered_map<std::string, std::shared_ptr<Run>> runs_
       ABSL_GUARDED_BY(mu_);
   int begun_ ABSL_GUARDED_BY(mu_) = 0;  // of runs_: up to the handler's end
+  // Runs whose handler has a deadline, the earliest first, and the time for which
+  // a look at them is planned. Those that have ended are dropped by that look.
+  std::multimap<absl::Time, std::weak_ptr<Run>> deadlines_
+      ABSL_GUARDED_BY(mu_);
+  absl::Time next_look_ ABSL_GUARDED_BY(mu_) = absl::InfiniteFuture();
+  // Given up, with the handler still at it.
+  std::vector<std::shared_ptr<Run>> stuck_ ABSL_GUARDED_BY(mu_);
   // Besides runs_: being buried, passed on, or ended.
   int in_hand_ ABSL_GUARDED_BY(mu_) = 0;
   // A sliding mean of how long a handler runs.

@@ -19,6 +19,7 @@
 #include "google/rpc/status.pb.h"
 #include "gtest/gtest.h"
 #include "queue/errors.h"
+#include "queue/policy.h"
 #include "queue/next_steps.h"
 #include "queue/wire/task_json.h"
 #include "queue/workflow.h"
@@ -474,6 +475,49 @@ v1::Value Text(size_t bytes) {
   v1::Value value;
   value.set_string_value(std::string(bytes, 'x'));
   return value;
+}
+
+TEST(PolicyTest, TimeoutExpiryAndBackoffRideInHeaders) {
+  v1::Task in = Named("add");
+  in.mutable_timeout()->set_seconds(5);
+  in.mutable_expire_after()->set_seconds(60);
+  in.mutable_delay()->set_seconds(59);
+  in.mutable_exponential_backoff()->mutable_first_delay()->set_seconds(2);
+  in.mutable_exponential_backoff()->set_jitter(0.25);
+  const Task task = Accepted(in);
+  EXPECT_EQ(TimeoutOf(task), absl::Seconds(5));
+  EXPECT_EQ(ExpiryOf(task), kNow + absl::Minutes(1));
+  EXPECT_EQ(BackoffOf(task),
+            (ExponentialBackoff{.first = absl::Seconds(2),
+                                .factor = 2,
+                                .max = absl::Hours(1),
+                                .jitter = 0.25}));
+}
+
+TEST(PolicyTest, BadPoliciesAreNamed) {
+  v1::Task in = Named("add");
+  in.mutable_timeout();
+  in.mutable_expire_after()->set_seconds(59);
+  in.mutable_delay()->set_seconds(59);
+  in.mutable_retry_delay()->set_seconds(1);
+  v1::ExponentialBackoff& backoff = *in.mutable_exponential_backoff();
+  backoff.mutable_first_delay()->set_seconds(2);
+  backoff.mutable_max_delay()->set_seconds(1);
+  backoff.set_factor(0.5);
+  backoff.set_jitter(std::numeric_limits<double>::quiet_NaN());
+  EXPECT_THAT(PathsOf(in),
+              ElementsAre("task.expire_after", "task.exponential_backoff",
+                          "task.exponential_backoff.factor",
+                          "task.exponential_backoff.jitter",
+                          "task.exponential_backoff.max_delay",
+                          "task.timeout"));
+  v1::Task empty = Named("add");
+  empty.mutable_exponential_backoff();
+  EXPECT_THAT(PathsOf(empty),
+              ElementsAre("task.exponential_backoff.first_delay"));
+  v1::Task long_one = Named("add");
+  long_one.mutable_timeout()->set_seconds(30 * 24 * 3600 + 1);
+  EXPECT_THAT(PathsOf(long_one), ElementsAre("task.timeout"));
 }
 
 TEST(SizeTest, ArgumentsOverOneMebibyteAreTooLarge) {

@@ -16,6 +16,7 @@
 #include "queue/json.h"
 #include "queue/memory/memory_backend.h"
 #include "queue/memory/memory_broker.h"
+#include "queue/policy.h"
 #include "queue/wire/task_json.h"
 #include "tests/support/failing_backend.h"
 #include "tests/support/failing_broker.h"
@@ -876,6 +877,50 @@ TEST_F(LifecycleTest, ACancelledGroupEndsWithoutAWorker) {
   environment_.Advance(absl::Minutes(1));
   EXPECT_TRUE(NothingIsOpen());
   EXPECT_TRUE(runs_.empty());
+}
+
+TEST_F(LifecycleTest, ATaskThatExpiredBeforeItBeganEndsWithItsSteps) {
+  Task task = Add("t", {1});
+  SetExpiry(task, environment_.Now() + absl::Minutes(1));
+  task.on_success = {EncodeTask(Add("s", {}))};
+  task.on_error = {EncodeTask({.id = "e", .name = "note"})};
+  handlers_["note"] = [](const Task&) { return Success({}); };
+  ASSERT_TRUE(Send(task).ok());
+  environment_.Advance(absl::Minutes(2));
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_THAT(Seen("t"), HasSubstr("FAILURE expired: it had not begun by"));
+  EXPECT_EQ(State("t")->error_type, kErrorExpired);
+  EXPECT_THAT(Seen("s"), HasSubstr("FAILURE link add (t) failed: expired"));
+  EXPECT_EQ(Seen("e"), "SUCCESS");
+  EXPECT_EQ(runs_["t"], 0);
+  EXPECT_EQ(acks_, 2);
+}
+
+TEST_F(LifecycleTest, ATaskThatHadBegunDoesNotExpire) {
+  Task task = Add("t", {1});
+  SetExpiry(task, environment_.Now() + absl::Minutes(1));
+  ASSERT_TRUE(Send(task).ok());
+  hold_outcomes_ = true;
+  StartWorker();
+  environment_.RunDue();
+  CrashWorker();
+  environment_.Advance(absl::Minutes(2));
+  hold_outcomes_ = false;
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(Seen("t"), "SUCCESS 1");
+  EXPECT_EQ(runs_["t"], 2);
+}
+
+TEST_F(LifecycleTest, ARetryDoesNotExpire) {
+  Task task{.id = "t", .name = "fail", .retry_count = 1};
+  SetExpiry(task, environment_.Now() + absl::Milliseconds(500));
+  ASSERT_TRUE(Send(task).ok());
+  StartWorker();
+  environment_.Advance(absl::Seconds(10));
+  EXPECT_EQ(Seen("t"), "FAILURE boom");
+  EXPECT_EQ(runs_["t"], 2);
 }
 
 TEST_F(LifecycleTest, AfterStopNothingIsTouched) {

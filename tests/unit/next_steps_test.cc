@@ -7,6 +7,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "queue/policy.h"
 #include "queue/wire/task_json.h"
 #include "queue/workflow.h"
 
@@ -215,7 +216,7 @@ TEST(PlanRetry, CountsDownAlongFibonacci) {
   absl::Time now = kNow;
   while (true) {
     const std::optional<RetryPlan> plan =
-        PlanRetry(task, std::nullopt, /*permanent=*/false, now);
+        PlanRetry(task, std::nullopt, /*permanent=*/false, now, 0.5);
     if (!plan.has_value()) break;
     EXPECT_EQ(plan->due, now + absl::Seconds(plan->retry_timeout_s));
     EXPECT_EQ(plan->attempt, AttemptOf(task) + 1);
@@ -232,7 +233,7 @@ TEST(PlanRetry, CountsDownAlongFibonacci) {
 TEST(PlanRetry, WhatTheHandlerAskedForUsesUpNoRetry) {
   const Task task{.id = "t", .retry_count = 0, .retry_timeout_s = 3};
   const std::optional<RetryPlan> plan =
-      PlanRetry(task, absl::Milliseconds(1500), /*permanent=*/false, kNow);
+      PlanRetry(task, absl::Milliseconds(1500), /*permanent=*/false, kNow, 0.5);
   ASSERT_TRUE(plan.has_value());
   EXPECT_EQ(plan->due, kNow + absl::Milliseconds(1500));
   EXPECT_EQ(plan->retry_count, 0);
@@ -240,10 +241,28 @@ TEST(PlanRetry, WhatTheHandlerAskedForUsesUpNoRetry) {
   EXPECT_EQ(plan->attempt, 2);
 }
 
+TEST(PlanRetry, ABackoffOfItsOwnGrowsUpToItsLimit) {
+  Task task{.id = "t", .retry_count = 9};
+  SetBackoff(task, {.first = absl::Milliseconds(1500),
+                    .factor = 3,
+                    .max = absl::Seconds(10)});
+  std::vector<absl::Duration> pauses;
+  for (int i = 0; i < 4; ++i) {
+    const auto plan = PlanRetry(task, std::nullopt, false, kNow, 0.5);
+    ASSERT_TRUE(plan.has_value());
+    EXPECT_EQ(plan->retry_count, 8 - i);
+    pauses.push_back(plan->due - kNow);
+    task = NextAttempt(task, *plan);
+  }
+  EXPECT_THAT(pauses,
+              ElementsAre(absl::Milliseconds(1500), absl::Milliseconds(4500),
+                          absl::Seconds(10), absl::Seconds(10)));
+}
+
 TEST(PlanRetry, APermanentFailureIsNotTriedAgain) {
   const Task task{.id = "t", .retry_count = 5};
-  EXPECT_FALSE(PlanRetry(task, absl::Seconds(1), true, kNow).has_value());
-  EXPECT_FALSE(PlanRetry(task, std::nullopt, true, kNow).has_value());
+  EXPECT_FALSE(PlanRetry(task, absl::Seconds(1), true, kNow, 0.5).has_value());
+  EXPECT_FALSE(PlanRetry(task, std::nullopt, true, kNow, 0.5).has_value());
 }
 
 TEST(NextAttempt, ForgetsThatItsNameWasUnknownSomewhere) {

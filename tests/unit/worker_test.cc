@@ -31,6 +31,7 @@
 #include "queue/environment.h"
 #include "queue/lifecycle.h"
 #include "queue/memory/memory_backend.h"
+#include "queue/policy.h"
 #include "queue/memory/memory_broker.h"
 #include "queue/wire/task_json.h"
 #include "tests/support/failing_backend.h"
@@ -629,6 +630,61 @@ TEST_F(WorkerTest, ACancelledTasksStopTokenFires) {
   environment_.Skip(absl::Seconds(2));
   EXPECT_THAT(broker_.AwaitAcks(1), ElementsAre(1));
   EXPECT_EQ(StateOf("task_1")->error, "cancelled: why");
+}
+
+TEST_F(WorkerTest, AnAttemptThatRunsForTooLongIsToldAndHasFailed) {
+  Worker& worker = MakeWorker();
+  worker.Register("until_stop", [](Context& context) {
+    absl::Notification stopped;
+    std::stop_callback on_stop(context.stop, [&] { stopped.Notify(); });
+    stopped.WaitForNotification();
+    return 42;  // too late to count
+  });
+  Start();
+  Task task = MakeTask("task_1", "until_stop");
+  SetTimeout(task, absl::Milliseconds(50));
+  task.retry_count = 1;
+  broker_.Deliver(task, 1);
+  EXPECT_THAT(broker_.AwaitAcks(1), ElementsAre(1));
+  const std::optional<TaskState> state = StateOf("task_1");
+  EXPECT_EQ(state->status, Status::kRetry);
+  EXPECT_EQ(state->error, "timed out after 50ms");
+  EXPECT_EQ(state->error_type, kErrorTimeout);
+}
+
+TEST_F(WorkerTest, ATaskGoesOnWithoutAHandlerThatIgnoresItsTimeout) {
+  Gate gate;
+  Worker& worker = MakeWorker();
+  worker.Register("stuck", [&] { gate.Pass(); });
+  worker.Register("other", [] {});
+  Start();
+  Task task = MakeTask("task_1", "stuck");
+  SetTimeout(task, absl::Milliseconds(50));
+  broker_.Deliver(task, 1);
+  EXPECT_THAT(broker_.AwaitAcks(1), ElementsAre(1));
+  EXPECT_EQ(StateOf("task_1")->error, "timed out after 50ms");
+  broker_.Deliver(MakeTask("task_2", "other"), 2);
+  EXPECT_THAT(broker_.AwaitAcks(2), ElementsAre(1, 2));
+  // A drain does not end before the thread is back.
+  const absl::Status drained = worker.Drain(absl::ZeroDuration());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(drained)) << drained;
+  EXPECT_THAT(std::string(drained.message()), HasSubstr("task_1 (stuck)"));
+  gate.go.Notify();
+}
+
+TEST_F(WorkerTest, AnAttemptThatEndsInTimeIsNotDisturbed) {
+  Worker& worker = MakeWorker();
+  worker.Register("quick", [](Context& context) {
+    return context.stop.stop_requested();
+  });
+  Start();
+  Task task = MakeTask("task_1", "quick");
+  SetTimeout(task, absl::Minutes(2));
+  broker_.Deliver(task, 1);
+  broker_.AwaitAcks(1);
+  environment_.Skip(absl::Minutes(3));
+  EXPECT_EQ(StateOf("task_1")->status, Status::kSuccess);
+  EXPECT_THAT(StateOf("task_1")->results, ElementsAre(*MakeValue(false)));
 }
 
 TEST_F(WorkerTest, DrainGivesUpOnAHandlerThatGoesOn) {

@@ -1,0 +1,47 @@
+// What a task asks of Penstock workers beyond machinery's signature. It rides in
+// headers of ours, as text, so that it survives Go workers, which do not heed it.
+// docs/wire-format.md section 2. Pure.
+
+#ifndef PENSTOCK_QUEUE_POLICY_H_
+#define PENSTOCK_QUEUE_POLICY_H_
+
+#include <optional>
+
+#include "absl/time/time.h"
+#include "queue/task.h"
+
+namespace penstock {
+
+// How long one attempt may run: the header penstock-timeout, milliseconds.
+// nullopt: no limit.
+std::optional<absl::Duration> TimeoutOf(const Task& task);
+void SetTimeout(Task& task, absl::Duration timeout);
+
+// After this the first attempt does not begin any more: the header
+// penstock-expires, Unix milliseconds. nullopt: never.
+std::optional<absl::Time> ExpiryOf(const Task& task);
+void SetExpiry(Task& task, absl::Time expiry);
+
+// Retries that wait for first, first * factor, first * factor^2, ... up to `max`,
+// each made shorter or longer at random by up to its share `jitter`.
+struct ExponentialBackoff {
+  absl::Duration first;
+  double factor = 2;
+  absl::Duration max;
+  double jitter = 0;  // 0 to 1
+
+  bool operator==(const ExponentialBackoff&) const = default;
+};
+
+// The header penstock-backoff, "FIRST_MS FACTOR MAX_MS JITTER". nullopt:
+// machinery's Fibonacci.
+std::optional<ExponentialBackoff> BackoffOf(const Task& task);
+void SetBackoff(Task& task, const ExponentialBackoff& backoff);
+
+// The pause after attempt number `attempt` (from 1); `random` in [0, 1).
+absl::Duration PauseAfter(const ExponentialBackoff& backoff, int attempt,
+                          double random);
+
+}  // namespace penstock
+
+#endif  // PENSTOCK_QUEUE_POLICY_H_
