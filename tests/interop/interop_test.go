@@ -82,7 +82,7 @@ func testCases(t *testing.T, f *fleet, worker string, groups bool) {
 			run("retries", func(t *testing.T) { testRetries(t, c) })
 			run("headers", func(t *testing.T) { testHeaders(t, c, worker) })
 			run("callbacks", func(t *testing.T) { testCallbacks(t, c) })
-			run("chain", func(t *testing.T) { testChain(t, c) })
+			run("chain", func(t *testing.T) { testChain(t, c, groups) })
 			if groups {
 				run("groups", func(t *testing.T) { testGroups(t, f, c) })
 				run("chords", func(t *testing.T) { testChords(t, c, worker) })
@@ -256,10 +256,13 @@ func testCallbacks(t *testing.T, c client) {
 	check(t, "on_error, immutable", c.await(t, errors[1].UUID), "bad <luck>")
 }
 
-func testChain(t *testing.T, c client) {
+func testChain(t *testing.T, c client, repeatable bool) {
 	links := []*Sig{task("add", 1), task("add", 2), task("add", 3), task("add", 4)}
 	check(t, "chain", c.sendChain(t, links)(), int64(10))
 	for i, want := range []int64{1, 3, 6, 10} {
+		if !repeatable { // an AMQP backend gives each state once
+			break
+		}
 		check(t, fmt.Sprintf("link %d", i), c.await(t, links[i].UUID), want)
 	}
 	links = []*Sig{task("add", 1), task("fail", "snapped"), task("add", 2)}
