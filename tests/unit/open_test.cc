@@ -32,16 +32,17 @@ TEST(OpenTest, WhatIsNotSetIsAskedFor) {
   std::unique_ptr<Environment> environment = MakeSystemEnvironment();
   EXPECT_EQ(std::string(OpenBroker({}, environment.get()).status().message()),
             "broker is not set; give --broker=URL; supported are amqp://, "
-            "amqps:// and memory://");
+            "amqps://, redis://, rediss://, redis+socket:// and memory://");
   EXPECT_EQ(std::string(OpenBackend({}, environment.get()).status().message()),
             "result_backend is not set; give --result_backend=URL; supported "
-            "are redis://, rediss://, redis+socket:// and memory://");
+            "are redis://, rediss://, redis+socket://, amqp://, amqps:// and "
+            "memory://");
 }
 
 TEST(OpenTest, ForeignUrlsAreRefusedWithoutTheirPassword) {
   std::unique_ptr<Environment> environment = MakeSystemEnvironment();
-  Options options{.broker = "redis://:secret@h",
-                  .result_backend = "amqp://u:secret@h"};
+  Options options{.broker = "sqs://:secret@h",
+                  .result_backend = "mongodb://u:secret@h"};
   for (const absl::Status& status :
        {OpenBroker(options, environment.get()).status(),
         OpenBackend(options, environment.get()).status()}) {
