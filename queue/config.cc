@@ -33,9 +33,9 @@ namespace {
 
 constexpr absl::string_view kNoSchedules = "this version has no schedules";
 constexpr absl::string_view kOneBroker = "this version connects to one broker";
-constexpr absl::string_view kDelaysInBackend =
-    "it shapes machinery's delay queues, and delayed tasks wait in the result "
-    "backend instead";
+constexpr absl::string_view kOwnDelayQueues =
+    "one queue for all delays holds short ones behind long ones; where "
+    "RabbitMQ keeps delayed tasks, each delay has a queue of its own";
 constexpr absl::string_view kNoPool =
     "there is no pool, but one connection for each purpose";
 constexpr absl::string_view kOwnTimeouts =
@@ -56,7 +56,8 @@ constexpr auto kBrokers = std::to_array<absl::string_view>(
     {"amqp://", "amqps://", "redis://", "rediss://", "redis+socket://",
      "memory://"});
 constexpr auto kBackends = std::to_array<absl::string_view>(
-    {"redis://", "rediss://", "redis+socket://", "memory://"});
+    {"redis://", "rediss://", "redis+socket://", "amqp://", "amqps://",
+     "memory://"});
 
 constexpr absl::string_view kArgsType =
     "a map of texts, whole numbers and "
@@ -70,12 +71,15 @@ constexpr auto kKeys = std::to_array<ConfigKey>({
      "URL: amqp://, amqps://, redis://, rediss://, redis+socket:// or "
      "memory://",
      "none", "where tasks are sent to and taken from"},
-    {"result_backend", "URL: redis://, rediss://, redis+socket:// or memory://",
+    {"result_backend",
+     "URL: redis://, rediss://, redis+socket://, amqp://, amqps:// or "
+     "memory://",
      "none", "where states and results are kept"},
     {"default_queue", "text of 1 to 255 bytes", "machinery_tasks",
      "the queue that a worker takes tasks from"},
     {"results_expire_in", "whole number of seconds, 0 or more", "3600",
-     "how long a final state is kept; 0 is the default"},
+     "how long a final state is kept; 0 is the default; with amqp:// as "
+     "result_backend it holds for every state, and is at most 2147483"},
     {"pending_expire_in", "whole number of seconds, 0 or more", "604800",
      "how long a task that is not final is kept after it is due; 0 is the "
      "default"},
@@ -104,6 +108,9 @@ constexpr auto kKeys = std::to_array<ConfigKey>({
      "programs that share a queue must give the same"},
     {"amqp.queue_binding_args", kArgsType, "none",
      "arguments of the queue's binding"},
+    {"amqp.auto_delete", "true or false", "false",
+     "how delay queues are declared, with RabbitMQ as broker and as result "
+     "backend"},
     {"redis.delayed_tasks_key", "text of 1 to 255 bytes", "delayed_tasks",
      "with Redis as the broker: the sorted set of tasks that wait"},
     {"redis.normal_tasks_poll_period", kMillis, "1000",
@@ -132,8 +139,7 @@ constexpr auto kKeys = std::to_array<ConfigKey>({
     {"tls.insecure_skip_verify", "true or false", "false",
      "takes any server for the right one, and an attacker too; for trying "
      "things out only"},
-    {"amqp.auto_delete", "true or false", "false", kDelaysInBackend, false},
-    {"amqp.delayed_queue", "text", "none", kDelaysInBackend, false},
+    {"amqp.delayed_queue", "text", "none", kOwnDelayQueues, false},
     {"multiple_broker_separator", "text", "none", kOneBroker, false},
     {"lock", "URL", "none", kNoSchedules, false},
     {"redis.max_idle", "", "", kNoPool, false},
@@ -599,10 +605,11 @@ absl::Status Loader::CheckTlsKeys() {
   }
   if (!absl::StartsWith(options.broker, "amqps://") &&
       !absl::StartsWith(options.broker, "rediss://") &&
-      !absl::StartsWith(options.result_backend, "rediss://")) {
+      !absl::StartsWith(options.result_backend, "rediss://") &&
+      !absl::StartsWith(options.result_backend, "amqps://")) {
     loaded.warnings.push_back(
-        "the keys tls.* have no effect: neither broker is amqps:// nor "
-        "result_backend rediss://");
+        "the keys tls.* have no effect: neither broker nor result_backend is "
+        "amqps:// or rediss://");
   } else if (options.tls.insecure_skip_verify) {
     Warn(source_of_["tls.insecure_skip_verify"],
          "tls.insecure_skip_verify is on: the certificates of broker and "

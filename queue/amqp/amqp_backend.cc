@@ -258,6 +258,13 @@ class AmqpBackend : public Backend {
     Refuse(std::move(done), "a task can be cancelled");
   }
 
+  void ClaimRequest(RequestClaim, Callback<RequestAnswer> done) override {
+    Refuse(std::move(done), "a request_id can be remembered");
+  }
+  void EndRequest(std::string, std::string, RequestEnd, Done done) override {
+    Succeed(std::move(done));
+  }
+
   void GetStates(std::vector<std::string> task_ids,
                  Callback<States> done) override {
     Read(std::move(task_ids), /*single=*/false, std::move(done));

@@ -2,7 +2,8 @@
 // of a task are messages in a queue of its id. It keeps states and nothing else:
 // no groups of Penstock's, no cancelling, no delayed set, no claims that are
 // atomic. Threads: amqp-results writes, amqp-states reads, each with a
-// connection of its own. Follows docs/wire-format.md section 10.
+// connection of its own. Follows docs/wire-format.md
+// (RabbitMQ as result backend).
 
 #ifndef PENSTOCK_QUEUE_AMQP_AMQP_BACKEND_H_
 #define PENSTOCK_QUEUE_AMQP_AMQP_BACKEND_H_

@@ -38,10 +38,10 @@ struct QueueSpec {
   std::vector<QueueArg> args;
 };
 
-// machinery's queue of one task's states: docs/wire-format.md section 10.
+// machinery's queue of one task's states.
 QueueSpec StateQueue(std::string task_id, absl::Duration expires);
 
-// machinery's queue in which a message waits for `delay_ms` (> 0): section 4.
+// machinery's queue in which a message waits for `delay_ms` (> 0).
 // `queue` not empty: it goes to that queue then, past the exchange.
 QueueSpec DelayQueue(int64_t delay_ms, const Options& options,
                      const std::string& routing_key, const std::string& queue);
