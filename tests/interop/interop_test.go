@@ -267,7 +267,13 @@ func testChain(t *testing.T, c client, repeatable bool) {
 	}
 	links = []*Sig{task("add", 1), task("fail", "snapped"), task("add", 2)}
 	links[0].Immutable = true
-	if out := c.sendChain(t, links)(); !strings.Contains(out.err, "snapped") {
+	end := c.sendChain(t, links)
+	if _, fromGo := c.(goClient); !fromGo && !repeatable {
+		// Nor has it a record of a chain, by which those after a link that failed
+		// on a Go worker are ended.
+		end = func() outcome { return c.await(t, links[1].UUID) }
+	}
+	if out := end(); !strings.Contains(out.err, "snapped") {
 		t.Errorf("broken chain: %v %q", out.results, out.err)
 	}
 }
