@@ -322,6 +322,13 @@ class Reader {
   // The id that a caller chose; `path` is the field's.
   void CheckCallersId(const std::string& id, const std::string& path);
 
+  // Empty, or of the same alphabet.
+  void CheckRequestId(const std::string& id) {
+    if (id.empty()) return;
+    const absl::Status status = CheckId(id);
+    if (!status.ok()) findings_.Add("request_id", status.message());
+  }
+
   // The size of `task` on the wire, which must be that of a message.
   size_t CheckSize(const Task& task, const std::string& path);
 
@@ -652,8 +659,9 @@ bool CheckCount(int count, int limit, const char* path, const char* what,
 absl::StatusOr<GroupCall> ReadGroup(
     const google::protobuf::RepeatedPtrField<v1::Task>& tasks,
     const v1::Task* callback, bool is_chord, const std::string& group_id,
-    int send_concurrency, const Intake& intake) {
+    int send_concurrency, const std::string& request_id, const Intake& intake) {
   Reader reader(intake);
+  reader.CheckRequestId(request_id);
   Findings& findings = reader.findings();
   GroupCall call;
   const bool own_id = !group_id.empty();
@@ -758,6 +766,7 @@ std::optional<size_t> ReadPageToken(const std::string& token,
 absl::StatusOr<TaskCall> ReadSendTask(const v1::SendTaskRequest& request,
                                       const Intake& intake) {
   Reader reader(intake);
+  reader.CheckRequestId(request.request_id());
   TaskCall call;
   if (!request.has_task()) {
     reader.findings().Add("task", "is required");
@@ -779,6 +788,7 @@ absl::StatusOr<ChainCall> ReadSendChain(const v1::SendChainRequest& request,
                                         const Intake& intake) {
   Reader reader(intake);
   Findings& findings = reader.findings();
+  reader.CheckRequestId(request.request_id());
   ChainCall call;
   const int count = request.tasks_size();
   if (CheckCount(count, kMaxChain, "tasks", "task", findings)) {
@@ -817,7 +827,8 @@ absl::StatusOr<GroupCall> ReadSendGroup(const v1::SendGroupRequest& request,
                                         const Intake& intake) {
   absl::StatusOr<GroupCall> call =
       ReadGroup(request.tasks(), nullptr, /*is_chord=*/false,
-                request.group_id(), request.send_concurrency(), intake);
+                request.group_id(), request.send_concurrency(),
+                request.request_id(), intake);
   if (call.ok()) call->payload_hash = HashOf(request);
   return call;
 }
@@ -827,7 +838,7 @@ absl::StatusOr<GroupCall> ReadSendChord(const v1::SendChordRequest& request,
   absl::StatusOr<GroupCall> call = ReadGroup(
       request.tasks(), request.has_callback() ? &request.callback() : nullptr,
       /*is_chord=*/true, request.group_id(), request.send_concurrency(),
-      intake);
+      request.request_id(), intake);
   if (call.ok()) call->payload_hash = HashOf(request);
   return call;
 }

@@ -20,6 +20,7 @@
 #include "gateway/waiters.h"
 #include "penstock/v1/gateway.grpc.pb.h"
 #include "queue/errors.h"
+#include "queue/ids.h"
 #include "queue/wire/task_json.h"
 
 namespace penstock {
@@ -95,10 +96,17 @@ struct GatewayService::Core {
   Permits waits;
   std::atomic<bool> draining{false};
 
-  Intake MakeIntake() const {
-    return {.now = environment->Now(),
-            .default_queue = default_queue,
-            .new_uuid = [this] { return environment->NewUuid(); }};
+  // With a `request_id` the ids follow from it: each time the same ones.
+  Intake MakeIntake(absl::Time now, const std::string& request_id) const {
+    Intake intake{.now = now, .default_queue = default_queue};
+    if (request_id.empty()) {
+      intake.new_uuid = [this] { return environment->NewUuid(); };
+    } else {
+      intake.new_uuid = [request_id, count = 0]() mutable {
+        return NamedUuid(absl::StrCat("request\n", request_id, "\n", count++));
+      };
+    }
+    return intake;
   }
 
   // The caller's deadline on the environment's clock.
@@ -133,6 +141,13 @@ struct GatewayService::Core {
 
 namespace {
 
+// The ids that a Send answers with.
+struct SentIds {
+  std::string group_id;
+  std::vector<std::string> task_ids;
+  std::string callback_id;
+};
+
 std::vector<std::string> IdsOf(const std::vector<Task>& tasks) {
   std::vector<std::string> ids;
   ids.reserve(tasks.size());
@@ -140,11 +155,150 @@ std::vector<std::string> IdsOf(const std::vector<Task>& tasks) {
   return ids;
 }
 
+SentIds SentIdsOf(const TaskCall& call) { return {.task_ids = {call.task.id}}; }
+SentIds SentIdsOf(const ChainCall& call) {
+  return {.task_ids = IdsOf(call.links)};
+}
+SentIds SentIdsOf(const GroupCall& call) {
+  return {.group_id = call.group_id,
+          .task_ids = IdsOf(call.members),
+          .callback_id = call.callback.has_value() ? call.callback->id : ""};
+}
+
+void Submit(Lifecycle& lifecycle, TaskCall call, Submission submission,
+            Callback<Submitted> done) {
+  lifecycle.SubmitTask(std::move(call.task), std::move(submission),
+                       std::move(done));
+}
+void Submit(Lifecycle& lifecycle, ChainCall call, Submission submission,
+            Callback<Submitted> done) {
+  lifecycle.SubmitChain(std::move(call.links), std::move(submission),
+                        std::move(done));
+}
+void Submit(Lifecycle& lifecycle, GroupCall call, Submission submission,
+            Callback<Submitted> done) {
+  lifecycle.SubmitGroup(std::move(call.group_id), std::move(call.members),
+                        std::move(call.callback), call.send_concurrency,
+                        std::move(submission), std::move(done));
+}
+
 void SetIds(const std::vector<std::string>& ids,
             google::protobuf::RepeatedPtrField<std::string>* out) {
   out->Reserve(static_cast<int>(ids.size()));
   for (const std::string& id : ids) *out->Add() = id;
 }
+
+// ---- Send... -------------------------------------------------------------
+
+// How a request becomes what Lifecycle takes.
+template <typename Request>
+struct Reading;
+template <>
+struct Reading<v1::SendTaskRequest> {
+  using Call = TaskCall;
+  static constexpr auto* kRead = &ReadSendTask;
+};
+template <>
+struct Reading<v1::SendChainRequest> {
+  using Call = ChainCall;
+  static constexpr auto* kRead = &ReadSendChain;
+};
+template <>
+struct Reading<v1::SendGroupRequest> {
+  using Call = GroupCall;
+  static constexpr auto* kRead = &ReadSendGroup;
+};
+template <>
+struct Reading<v1::SendChordRequest> {
+  using Call = GroupCall;
+  static constexpr auto* kRead = &ReadSendChord;
+};
+
+// Whether nothing of the call was kept, so that a repeat is a new call.
+bool WasRefused(const absl::Status& status) {
+  return !absl::IsUnavailable(status) && !absl::IsDeadlineExceeded(status) &&
+         !absl::IsAborted(status) && !absl::IsCancelled(status);
+}
+
+// One Send under a request_id: claims it, submits it as of the time of the first
+// claim, says how it ended. One callback at a time, so it needs no lock.
+template <typename Request>
+class RepeatableSend
+    : public std::enable_shared_from_this<RepeatableSend<Request>> {
+ public:
+  using Call = typename Reading<Request>::Call;
+  using Fill = absl::AnyInvocable<void(const SentIds&, const Submitted&)>;
+  // Reads the request as of a time.
+  using Read = absl::AnyInvocable<absl::StatusOr<Call>(absl::Time)>;
+
+  RepeatableSend(Lifecycle* lifecycle, std::shared_ptr<void> core,
+                 std::string request_id, Submission submission, Read read,
+                 Permit permit, std::shared_ptr<UnaryCall> call, Fill fill)
+      : lifecycle_(lifecycle),
+        core_(std::move(core)),
+        request_id_(std::move(request_id)),
+        submission_(std::move(submission)),
+        read_(std::move(read)),
+        permit_(std::move(permit)),
+        call_(std::move(call)),
+        fill_(std::move(fill)) {}
+
+  void Start() {
+    lifecycle_->ClaimRequest(
+        request_id_, submission_.payload_hash, submission_.deadline,
+        [self = this->shared_from_this()](absl::StatusOr<RequestAnswer> answer) {
+          self->OnClaimed(std::move(answer));
+        });
+  }
+
+ private:
+  void OnClaimed(absl::StatusOr<RequestAnswer> answer) {
+    if (!answer.ok()) return call_->Fail(answer.status());
+    nonce_ = std::move(answer->nonce);
+    // As the first claim saw it: a delay counts from then.
+    absl::StatusOr<Call> call = read_(answer->time);
+    if (!call.ok()) return End(call.status());
+    ids_ = SentIdsOf(*call);
+    if (answer->kind == RequestAnswer::kDone) {
+      return Answer({.replayed = true, .create_time = answer->time});
+    }
+    Submit(*lifecycle_, *std::move(call), submission_,
+           [self = this->shared_from_this()](
+               absl::StatusOr<Submitted> submitted) {
+             self->End(std::move(submitted));
+           });
+  }
+
+  // A lost EndRequest only makes a repeat wait for the lease, and then find its
+  // tasks sent.
+  void End(absl::StatusOr<Submitted> submitted) {
+    const RequestEnd end = submitted.ok()                   ? RequestEnd::kAccepted
+                           : WasRefused(submitted.status()) ? RequestEnd::kRefused
+                                                            : RequestEnd::kOpen;
+    lifecycle_->EndRequest(
+        request_id_, nonce_, end,
+        [self = this->shared_from_this(),
+         submitted = std::move(submitted)](absl::Status) {
+          if (!submitted.ok()) return self->call_->Fail(submitted.status());
+          self->Answer(*submitted);
+        });
+  }
+
+  void Answer(const Submitted& submitted) {
+    call_->Reply([&] { fill_(ids_, submitted); });
+  }
+
+  Lifecycle* const lifecycle_;
+  const std::shared_ptr<void> core_;
+  const std::string request_id_;
+  const Submission submission_;
+  Read read_;
+  const Permit permit_;
+  const std::shared_ptr<UnaryCall> call_;
+  Fill fill_;
+  std::string nonce_;
+  SentIds ids_;
+};
 
 // ---- GetGroupState --------------------------------------------------------
 
@@ -511,119 +665,57 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
       grpc::CallbackServerContext* context,
       const v1::SendTaskRequest* request,
       v1::SendTaskResponse* response) override {
-    auto call = UnaryCall::Make();
-    absl::StatusOr<Permit> permit =
-        core_->AdmitSend(1, static_cast<int64_t>(request->ByteSizeLong()));
-    if (!permit.ok()) return Refuse(call, permit.status());
-    absl::StatusOr<TaskCall> read = ReadSendTask(*request, core_->MakeIntake());
-    if (!read.ok()) return Refuse(call, read.status());
-    std::string id = read->task.id;
-    core_->lifecycle->SubmitTask(
-        std::move(read->task),
-        core_->MakeSubmission(*context, std::move(read->payload_hash)),
-        [call, response, id = std::move(id), permit = *std::move(permit)](
-            absl::StatusOr<Submitted> submitted) mutable {
-          if (!submitted.ok()) return call->Fail(submitted.status());
-          call->Reply([&] {
-            response->set_task_id(std::move(id));
-            response->set_replayed(submitted->replayed);
-            WriteTime(submitted->create_time, response->mutable_create_time());
-          });
-        });
-    return call.get();
+    return Send(*context, *request, /*tasks=*/1,
+                static_cast<int64_t>(request->ByteSizeLong()),
+                [response](const SentIds& ids, const Submitted& submitted) {
+                  response->set_task_id(ids.task_ids.front());
+                  response->set_replayed(submitted.replayed);
+                  WriteTime(submitted.create_time,
+                            response->mutable_create_time());
+                });
   }
 
   grpc::ServerUnaryReactor* SendChain(
       grpc::CallbackServerContext* context,
       const v1::SendChainRequest* request,
       v1::SendChainResponse* response) override {
-    auto call = UnaryCall::Make();
-    absl::StatusOr<Permit> permit =
-        core_->AdmitSend(request->tasks_size(),
-                         static_cast<int64_t>(request->ByteSizeLong()));
-    if (!permit.ok()) return Refuse(call, permit.status());
-    absl::StatusOr<ChainCall> read =
-        ReadSendChain(*request, core_->MakeIntake());
-    if (!read.ok()) return Refuse(call, read.status());
-    std::vector<std::string> ids = IdsOf(read->links);
-    core_->lifecycle->SubmitChain(
-        std::move(read->links),
-        core_->MakeSubmission(*context, std::move(read->payload_hash)),
-        [call, response, ids = std::move(ids), permit = *std::move(permit)](
-            absl::StatusOr<Submitted> submitted) {
-          if (!submitted.ok()) return call->Fail(submitted.status());
-          call->Reply([&] {
-            SetIds(ids, response->mutable_task_ids());
-            response->set_replayed(submitted->replayed);
-          });
-        });
-    return call.get();
+    return Send(*context, *request, request->tasks_size(),
+                static_cast<int64_t>(request->ByteSizeLong()),
+                [response](const SentIds& ids, const Submitted& submitted) {
+                  SetIds(ids.task_ids, response->mutable_task_ids());
+                  response->set_replayed(submitted.replayed);
+                });
   }
 
   grpc::ServerUnaryReactor* SendGroup(
       grpc::CallbackServerContext* context,
       const v1::SendGroupRequest* request,
       v1::SendGroupResponse* response) override {
-    auto call = UnaryCall::Make();
-    absl::StatusOr<Permit> permit =
-        core_->AdmitSend(request->tasks_size(),
-                         static_cast<int64_t>(request->ByteSizeLong()));
-    if (!permit.ok()) return Refuse(call, permit.status());
-    absl::StatusOr<GroupCall> read =
-        ReadSendGroup(*request, core_->MakeIntake());
-    if (!read.ok()) return Refuse(call, read.status());
-    std::vector<std::string> ids = IdsOf(read->members);
-    const std::string group_id = read->group_id;
-    core_->lifecycle->SubmitGroup(
-        group_id, std::move(read->members), std::nullopt,
-        read->send_concurrency,
-        core_->MakeSubmission(*context, std::move(read->payload_hash)),
-        [call, response, group_id, ids = std::move(ids),
-         permit = *std::move(permit)](absl::StatusOr<Submitted> submitted) {
-          if (!submitted.ok()) return call->Fail(submitted.status());
-          call->Reply([&] {
-            response->set_group_id(group_id);
-            SetIds(ids, response->mutable_task_ids());
-            response->set_replayed(submitted->replayed);
-          });
-        });
-    return call.get();
+    return Send(*context, *request, request->tasks_size(),
+                static_cast<int64_t>(request->ByteSizeLong()),
+                [response](const SentIds& ids, const Submitted& submitted) {
+                  response->set_group_id(ids.group_id);
+                  SetIds(ids.task_ids, response->mutable_task_ids());
+                  response->set_replayed(submitted.replayed);
+                });
   }
 
   grpc::ServerUnaryReactor* SendChord(
       grpc::CallbackServerContext* context,
       const v1::SendChordRequest* request,
       v1::SendChordResponse* response) override {
-    auto call = UnaryCall::Make();
     // Each member carries a copy of the callback.
     const int64_t bytes =
         BytesOf(request->tasks()) +
         request->tasks_size() *
             static_cast<int64_t>(request->callback().ByteSizeLong());
-    absl::StatusOr<Permit> permit =
-        core_->AdmitSend(request->tasks_size() + 1, bytes);
-    if (!permit.ok()) return Refuse(call, permit.status());
-    absl::StatusOr<GroupCall> read =
-        ReadSendChord(*request, core_->MakeIntake());
-    if (!read.ok()) return Refuse(call, read.status());
-    std::vector<std::string> ids = IdsOf(read->members);
-    const std::string group_id = read->group_id;
-    const std::string callback_id = read->callback->id;
-    core_->lifecycle->SubmitGroup(
-        group_id, std::move(read->members), std::move(read->callback),
-        read->send_concurrency,
-        core_->MakeSubmission(*context, std::move(read->payload_hash)),
-        [call, response, group_id, callback_id, ids = std::move(ids),
-         permit = *std::move(permit)](absl::StatusOr<Submitted> submitted) {
-          if (!submitted.ok()) return call->Fail(submitted.status());
-          call->Reply([&] {
-            response->set_group_id(group_id);
-            SetIds(ids, response->mutable_task_ids());
-            response->set_callback_task_id(callback_id);
-            response->set_replayed(submitted->replayed);
-          });
-        });
-    return call.get();
+    return Send(*context, *request, request->tasks_size() + 1, bytes,
+                [response](const SentIds& ids, const Submitted& submitted) {
+                  response->set_group_id(ids.group_id);
+                  SetIds(ids.task_ids, response->mutable_task_ids());
+                  response->set_callback_task_id(ids.callback_id);
+                  response->set_replayed(submitted.replayed);
+                });
   }
 
   grpc::ServerUnaryReactor* GetState(grpc::CallbackServerContext* context,
@@ -799,6 +891,43 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
   }
 
  private:
+  // `fill` puts the answer into the response.
+  template <typename Request>
+  grpc::ServerUnaryReactor* Send(
+      const grpc::CallbackServerContext& context, const Request& request,
+      int64_t tasks, int64_t bytes,
+      typename RepeatableSend<Request>::Fill fill) {
+    auto call = UnaryCall::Make();
+    absl::StatusOr<Permit> permit = core_->AdmitSend(tasks, bytes);
+    if (!permit.ok()) return Refuse(call, permit.status());
+    const auto read = Reading<Request>::kRead;
+    auto sent = read(request, core_->MakeIntake(core_->environment->Now(),
+                                                request.request_id()));
+    if (!sent.ok()) return Refuse(call, sent.status());
+    Submission submission =
+        core_->MakeSubmission(context, std::move(sent->payload_hash));
+    if (!request.request_id().empty()) {
+      // The request itself may be gone by then, when the caller gives up.
+      auto read_again = [core = core_, read, copy = request](absl::Time time) {
+        return read(copy, core->MakeIntake(time, copy.request_id()));
+      };
+      std::make_shared<RepeatableSend<Request>>(
+          core_->lifecycle, core_, request.request_id(), std::move(submission),
+          std::move(read_again), *std::move(permit), call, std::move(fill))
+          ->Start();
+      return call.get();
+    }
+    SentIds ids = SentIdsOf(*sent);
+    Submit(*core_->lifecycle, *std::move(sent), std::move(submission),
+           [call, ids = std::move(ids), fill = std::move(fill),
+            permit = *std::move(permit)](
+               absl::StatusOr<Submitted> submitted) mutable {
+             if (!submitted.ok()) return call->Fail(submitted.status());
+             call->Reply([&] { fill(ids, *submitted); });
+           });
+    return call.get();
+  }
+
   static grpc::ServerUnaryReactor* Refuse(
       const std::shared_ptr<UnaryCall>& call, const absl::Status& error) {
     call->Fail(error);

@@ -101,6 +101,35 @@ struct CancelAnswer {
   TaskState recorded;  // what stands now
 };
 
+// ---- requests -------------------------------------------------------------
+
+// A client's call under a request_id. `nonce` names the claimant.
+struct RequestClaim {
+  std::string request_id;
+  std::string payload_hash;
+  std::string nonce;
+  absl::Time time;         // what its delays count from, if it is the first
+  absl::Duration lease;    // for which it is the claimant's
+  absl::Duration window;   // for which it is remembered
+};
+
+struct RequestAnswer {
+  enum Kind {
+    kOwned,  // carry it out, then EndRequest (or the claim is repeated)
+    kDone,   // it was accepted
+    kBusy,   // another claimant is at it
+    kTaken,  // the id belongs to another payload
+  } kind = kOwned;
+  absl::Time time;    // of the first claim
+  std::string nonce;  // with kOwned: what EndRequest is called with
+};
+
+enum class RequestEnd {
+  kAccepted,  // a repeat is answered
+  kOpen,      // not known: a repeat carries it out again, under the same time
+  kRefused,   // nothing was kept: forget it
+};
+
 // ---- workflow records -----------------------------------------------------
 
 // What must outlive a Go writer about an open group or chain. Its id is the
@@ -214,6 +243,14 @@ class Backend {
   // may still come.
   virtual void Cancel(TaskState cancelled, absl::Duration final_ttl,
                       Callback<CancelAnswer> done) = 0;
+
+  // Leases are measured by the backend's clock.
+  virtual void ClaimRequest(RequestClaim claim,
+                            Callback<RequestAnswer> done) = 0;
+
+  // Does nothing when the request is no longer of `nonce`.
+  virtual void EndRequest(std::string request_id, std::string nonce,
+                          RequestEnd end, Done done) = 0;
 
   // States in request order; nullopt where none is known. Served apart from the
   // other operations, so that big reads do not delay them.

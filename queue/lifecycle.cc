@@ -12,6 +12,7 @@
 #include "queue/mover.h"
 #include "queue/next_steps.h"
 #include "queue/policy.h"
+#include "queue/requests.h"
 #include "queue/scope.h"
 #include "queue/submitter.h"
 #include "queue/sweeper.h"
@@ -75,7 +76,8 @@ struct Lifecycle::Core {
         mover(&scope, &continuation),
         sweeper(&scope, &continuation),
         submitter(&scope, &mover),
-        canceller(&scope, &continuation) {}
+        canceller(&scope, &continuation),
+        requests(&scope) {}
 
   void BeginRun(const Task& task, const std::string& queue, std::string worker,
                 Callback<BeginVerdict> done);
@@ -100,6 +102,7 @@ struct Lifecycle::Core {
   Sweeper sweeper;
   Submitter submitter;
   Canceller canceller;
+  Requests requests;
 };
 
 Lifecycle::Lifecycle(Broker* broker, Backend* backend, Environment* environment,
@@ -117,6 +120,19 @@ void Lifecycle::Start() {
 }
 
 void Lifecycle::Stop() { core_->scope.gate.Close(); }
+
+void Lifecycle::ClaimRequest(std::string request_id, std::string payload_hash,
+                             absl::Time deadline,
+                             Callback<RequestAnswer> done) {
+  core_->requests.Claim(std::move(request_id), std::move(payload_hash),
+                        deadline, std::move(done));
+}
+
+void Lifecycle::EndRequest(std::string request_id, std::string nonce,
+                           RequestEnd end, Done done) {
+  core_->requests.End(std::move(request_id), std::move(nonce), end,
+                      std::move(done));
+}
 
 void Lifecycle::SubmitTask(Task task, Submission submission,
                            Callback<Submitted> done) {

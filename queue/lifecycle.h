@@ -96,6 +96,17 @@ class Lifecycle {
             LifecycleOptions options);
   ~Lifecycle();
 
+  // --- a call under a request_id: claimed before it is submitted, ended after.
+  // kOwned: carry it out, as of the answer's time; kDone: it was accepted. A claim
+  // that another one holds is waited for until `deadline`.
+  //   ALREADY_EXISTS      REQUEST_ID_REUSED: for another payload
+  //   UNAVAILABLE         REQUEST_IN_PROGRESS: another call holds it still
+  //   FAILED_PRECONDITION BACKEND_UNSUPPORTED
+  void ClaimRequest(std::string request_id, std::string payload_hash,
+                    absl::Time deadline, Callback<RequestAnswer> done);
+  void EndRequest(std::string request_id, std::string nonce, RequestEnd end,
+                  Done done);
+
   // --- the gateway's side. PENDING first, then the publish; OK only when the
   // broker (for a delayed task: the backend) has confirmed it.
   //   ALREADY_EXISTS      TASK_ID_EXISTS (metadata task_id), GROUP_ID_EXISTS

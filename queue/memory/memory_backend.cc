@@ -61,6 +61,13 @@ struct Submit {
   std::string payload_hash;
   std::string nonce;
 };
+struct Request {
+  std::string payload_hash;
+  std::string nonce;
+  absl::Time time;
+  absl::Time leased_until;
+  bool accepted = false;
+};
 struct Record {
   WorkflowRecord workflow;
   std::string token;  // of the claim
@@ -179,6 +186,56 @@ class MemoryBackend : public Backend, public MemoryKeys {
       answer = CancelOne(std::move(cancelled), final_ttl);
     }
     Complete(std::move(done), std::move(answer));
+  }
+
+  void ClaimRequest(RequestClaim claim,
+                    Callback<RequestAnswer> done) override {
+    RequestAnswer answer;
+    {
+      absl::MutexLock lock(&mu_);
+      Tick();
+      Request* stands = requests_.Find(claim.request_id, Now());
+      if (stands == nullptr) {
+        answer = {.time = claim.time, .nonce = claim.nonce};
+        requests_.Put(claim.request_id,
+                      {.payload_hash = claim.payload_hash,
+                       .nonce = claim.nonce,
+                       .time = claim.time,
+                       .leased_until = Now() + claim.lease},
+                      Now() + claim.window);
+      } else {
+        answer = {.time = stands->time, .nonce = claim.nonce};
+        if (stands->payload_hash != claim.payload_hash) {
+          answer.kind = RequestAnswer::kTaken;
+        } else if (stands->accepted) {
+          answer.kind = RequestAnswer::kDone;
+        } else if (stands->nonce != claim.nonce &&
+                   Now() < stands->leased_until) {
+          answer.kind = RequestAnswer::kBusy;
+        } else {
+          stands->nonce = claim.nonce;
+          stands->leased_until = Now() + claim.lease;
+        }
+      }
+    }
+    Complete(std::move(done), std::move(answer));
+  }
+
+  void EndRequest(std::string request_id, std::string nonce, RequestEnd end,
+                  Done done) override {
+    {
+      absl::MutexLock lock(&mu_);
+      Request* stands = requests_.Find(request_id, Now());
+      if (stands != nullptr && stands->nonce == nonce && !stands->accepted) {
+        if (end == RequestEnd::kRefused) {
+          requests_.Erase(request_id);
+        } else {
+          stands->accepted = end == RequestEnd::kAccepted;
+          stands->leased_until = Now();
+        }
+      }
+    }
+    CompleteDone(std::move(done));
   }
 
   void GetStates(std::vector<std::string> task_ids,
@@ -506,6 +563,7 @@ class MemoryBackend : public Backend, public MemoryKeys {
     marks_.DropExpired(Now());
     records_.DropExpired(Now());
     metas_.DropExpired(Now());
+    requests_.DropExpired(Now());
   }
 
   // The state of `id`, after a mark over one that is not final has been turned
@@ -671,9 +729,11 @@ class MemoryBackend : public Backend, public MemoryKeys {
 
   void OpenEntryOf(const WorkflowRecord& record, absl::Time visit)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    open_.try_emplace(
+    auto [open, is_new] = open_.try_emplace(
         RecordKey(record.kind, record.id),
         Entry{{record.kind, record.id, record.create_time}, visit});
+    // Who closes it by the older time is too late: this caller counts on it.
+    if (!is_new) open->second.entry.open_time = record.create_time;
   }
 
   void Reschedule(const std::string& id, int64_t score)
@@ -712,6 +772,7 @@ class MemoryBackend : public Backend, public MemoryKeys {
   ExpiringMap<TaskState> marks_ ABSL_GUARDED_BY(mu_);
   ExpiringMap<Record> records_ ABSL_GUARDED_BY(mu_);
   ExpiringMap<GroupMeta> metas_ ABSL_GUARDED_BY(mu_);
+  ExpiringMap<Request> requests_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, Entry> open_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, Delayed> delayed_ ABSL_GUARDED_BY(mu_);
   std::set<std::pair<int64_t, std::string>> due_order_ ABSL_GUARDED_BY(mu_);

@@ -60,6 +60,10 @@ absl::StatusOr<absl::Time> ParseMillis(const std::string& text) {
 
 // ---- keys ------------------------------------------------------------------
 
+std::string RequestKey(const std::string& id) {
+  return absl::StrCat("penstock:request:{", id, "}");
+}
+
 Words TaskKeys(const std::string& id) {
   return {id, absl::StrCat("penstock:mark:{", id, "}"),
           absl::StrCat("penstock:submit:{", id, "}")};
@@ -460,6 +464,46 @@ class RedisBackend : public Backend {
                        {"final", CancelAnswer::kFinal},
                        {"unknown", CancelAnswer::kUnknown}});
                 }));
+  }
+
+  void ClaimRequest(RequestClaim claim,
+                    Callback<RequestAnswer> done) override {
+    Run(Scripts().claim_request, {RequestKey(claim.request_id)},
+        {std::move(claim.payload_hash), claim.nonce,
+         absl::StrCat(absl::ToUnixNanos(claim.time)),
+         absl::StrCat(absl::ToInt64Milliseconds(claim.lease)),
+         absl::StrCat(absl::ToInt64Milliseconds(claim.window))},
+        Reading(std::move(done),
+                [nonce = claim.nonce](const RedisReply& reply)
+                    -> absl::StatusOr<RequestAnswer> {
+                  if (reply.elements.size() != 2) return Unexpected("its size");
+                  const std::string& word = reply.elements[0].text;
+                  auto time = ParseInteger(reply.elements[1].text);
+                  if (!time.ok()) return time.status();
+                  RequestAnswer answer{.time = absl::FromUnixNanos(*time),
+                                       .nonce = nonce};
+                  if (word == "owned") {
+                    answer.kind = RequestAnswer::kOwned;
+                  } else if (word == "done") {
+                    answer.kind = RequestAnswer::kDone;
+                  } else if (word == "busy") {
+                    answer.kind = RequestAnswer::kBusy;
+                  } else if (word == "taken") {
+                    answer.kind = RequestAnswer::kTaken;
+                  } else {
+                    return Unexpected(word);
+                  }
+                  return answer;
+                }));
+  }
+
+  void EndRequest(std::string request_id, std::string nonce, RequestEnd end,
+                  Done done) override {
+    const char* word = end == RequestEnd::kAccepted  ? "accepted"
+                       : end == RequestEnd::kRefused ? "refused"
+                                                     : "open";
+    Run(Scripts().end_request, {RequestKey(request_id)},
+        {std::move(nonce), word}, Ignoring(std::move(done)));
   }
 
   void GetStates(

@@ -244,6 +244,42 @@ let_live(KEYS[3], ARGV[1])
 return 1
 )lua";
 
+// KEYS: the request. ARGV: payload hash, nonce, time, lease and window in ms.
+constexpr std::string_view kClaimRequest = R"lua(
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+local lease_end = string.format('%.0f', now + tonumber(ARGV[4]))
+local stands = redis.call('HMGET', KEYS[1], 'hash', 'time', 'nonce',
+                          'leased_until_ms', 'accepted')
+if not stands[1] then
+  redis.call('HSET', KEYS[1], 'hash', ARGV[1], 'time', ARGV[3], 'nonce',
+             ARGV[2], 'leased_until_ms', lease_end)
+  redis.call('PEXPIRE', KEYS[1], ARGV[5])
+  return {'owned', ARGV[3]}
+end
+if stands[1] ~= ARGV[1] then return {'taken', stands[2]} end
+if stands[5] then return {'done', stands[2]} end
+if stands[3] ~= ARGV[2] and now < tonumber(stands[4]) then
+  return {'busy', stands[2]}
+end
+redis.call('HSET', KEYS[1], 'nonce', ARGV[2], 'leased_until_ms', lease_end)
+return {'owned', stands[2]}
+)lua";
+
+// KEYS: the request. ARGV: nonce, 'accepted', 'open' or 'refused'.
+constexpr std::string_view kEndRequest = R"lua(
+local stands = redis.call('HMGET', KEYS[1], 'nonce', 'accepted')
+if stands[1] ~= ARGV[1] or stands[2] then return 0 end
+if ARGV[2] == 'refused' then
+  redis.call('DEL', KEYS[1])
+elseif ARGV[2] == 'accepted' then
+  redis.call('HSET', KEYS[1], 'accepted', '1')
+else
+  redis.call('HSET', KEYS[1], 'leased_until_ms', '0')
+end
+return 1
+)lua";
+
 // What the scripts about a group or chain share. KEYS of each: the record, and
 // for a group machinery's GroupMeta.
 constexpr std::string_view kRecord = R"lua(
@@ -259,7 +295,8 @@ end
 )lua";
 
 // KEYS: the open set, the hash beside it. ARGV: member, visit, what to close it
-// by ("<open time> <nonce>"). An entry that stands keeps its visit.
+// by ("<open time> <nonce>"). An entry that stands keeps its visit, but who closes
+// it by the older time or nonce is too late: the newest caller counts on it.
 constexpr std::string_view kOpenRecord = R"lua(
 redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
@@ -466,6 +503,8 @@ const RedisScripts& Scripts() {
       .abandon = MakeRedisScript(kTask, kAbandon),
       .cancel = MakeRedisScript(kTask, kCancel),
       .refresh = MakeRedisScript(kTask, kRefresh),
+      .claim_request = MakeRedisScript("", kClaimRequest),
+      .end_request = MakeRedisScript("", kEndRequest),
       .open_record = MakeRedisScript("", kOpenRecord),
       .create_record = MakeRedisScript(kRecord, kCreateRecord),
       .get_record = MakeRedisScript(kRecord, kGetRecord),

@@ -30,6 +30,8 @@ struct RedisScripts {
   RedisScript abandon;
   RedisScript cancel;
   RedisScript refresh;
+  RedisScript claim_request;
+  RedisScript end_request;
   RedisScript open_record;
   RedisScript create_record;
   RedisScript get_record;

@@ -823,6 +823,55 @@ TEST_P(BackendTest, ACancelledTaskStaysSoWhenItsStateHasExpired) {
   EXPECT_EQ(answer.recorded, cancelled);
 }
 
+TEST_P(BackendTest, ARequestIsItsClaimantsUntilItEnds) {
+  using A = RequestAnswer;
+  const std::string id = Id("request");
+  const auto claim = [&](const std::string& hash, const std::string& nonce,
+                         int64_t ms, absl::Duration lease = absl::Hours(1)) {
+    auto answer = Await<RequestAnswer>([&](auto done) {
+      backend_->ClaimRequest({.request_id = id,
+                              .payload_hash = hash,
+                              .nonce = nonce,
+                              .time = Ms(ms) + absl::Nanoseconds(7),
+                              .lease = lease,
+                              .window = absl::Hours(1)},
+                             std::move(done));
+    });
+    EXPECT_TRUE(answer.ok()) << answer.status();
+    return answer.value_or(RequestAnswer{});
+  };
+  const auto end = [&](const std::string& nonce, RequestEnd how) {
+    EXPECT_TRUE(AwaitDone([&](auto done) {
+                  backend_->EndRequest(id, nonce, how, std::move(done));
+                }).ok());
+  };
+  const RequestAnswer first = claim("hash", "n1", 1'000);
+  EXPECT_EQ(first.kind, A::kOwned);
+  EXPECT_EQ(first.nonce, "n1");
+  EXPECT_EQ(first.time, Ms(1'000) + absl::Nanoseconds(7));
+  EXPECT_EQ(claim("hash", "n1", 1'000).kind, A::kOwned) << "a lost reply";
+  EXPECT_EQ(claim("hash", "n2", 2'000).kind, A::kBusy);
+  EXPECT_EQ(claim("other", "n2", 2'000).kind, A::kTaken);
+  end("n2", RequestEnd::kAccepted);  // not its claimant
+  EXPECT_EQ(claim("hash", "n2", 2'000).kind, A::kBusy);
+
+  end("n1", RequestEnd::kRefused);
+  const RequestAnswer second = claim("hash", "n3", 3'000);
+  EXPECT_EQ(second.kind, A::kOwned);
+  EXPECT_EQ(second.time, Ms(3'000) + absl::Nanoseconds(7));
+  end("n3", RequestEnd::kOpen);
+  const RequestAnswer third = claim("hash", "n4", 4'000, absl::ZeroDuration());
+  EXPECT_EQ(third.kind, A::kOwned);
+  EXPECT_EQ(third.time, second.time) << "delays count from the first claim";
+  EXPECT_EQ(claim("hash", "n5", 5'000).kind, A::kOwned) << "the lease is over";
+  end("n4", RequestEnd::kAccepted);  // too late
+  end("n5", RequestEnd::kAccepted);
+  end("n5", RequestEnd::kRefused);  // a repeat changes nothing
+  const RequestAnswer done = claim("hash", "n6", 6'000);
+  EXPECT_EQ(done.kind, A::kDone);
+  EXPECT_EQ(done.time, second.time);
+}
+
 // ---- reads, times to live
 // -------------------------------------------------------
 
@@ -1025,6 +1074,27 @@ TEST_P(BackendTest, OpenEntriesAreVisitedWhenDue) {
   EXPECT_TRUE(AwaitDone([&](auto done) {
                 backend_->CloseOpen(chain_entry, kFinalTtl, std::move(done));
               }).ok());
+}
+
+TEST_P(BackendTest, WhoClosesAnEntryThatWasOpenedAgainIsTooLate) {
+  ASSERT_TRUE(Open(/*database=*/12));
+  WorkflowRecord first = Group(Id("group"));
+  first.create_time = Ms(1'000);
+  CreateRecord(first, Ms(1'000));
+  WorkflowRecord again = first;
+  again.create_time = Ms(9'000);
+  again.nonce = "again";
+  EXPECT_EQ(CreateRecord(again, Ms(9'000)), PendingAnswer::kRepeat);
+  const OpenEntry older{WorkflowRecord::kGroup, first.id, first.create_time};
+  const OpenEntry newer{WorkflowRecord::kGroup, first.id, again.create_time};
+  EXPECT_TRUE(AwaitDone([&](auto done) {
+                backend_->CloseOpen(older, kFinalTtl, std::move(done));
+              }).ok());
+  EXPECT_THAT(LeaseOpen(Ms(1'000), Ms(2'000)), ElementsAre(newer));
+  EXPECT_TRUE(AwaitDone([&](auto done) {
+                backend_->CloseOpen(newer, kFinalTtl, std::move(done));
+              }).ok());
+  EXPECT_THAT(LeaseOpen(Ms(2'000), Ms(3'000)), ElementsAre());
 }
 
 TEST_P(BackendTest, OpenEntriesAreLeasedUpToTheLimit) {

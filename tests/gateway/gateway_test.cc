@@ -24,6 +24,7 @@
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
 #include "penstock/v1/gateway.grpc.pb.h"
+#include "queue/errors.h"
 #include "queue/memory/memory_backend.h"
 #include "queue/memory/memory_broker.h"
 #include "tests/support/failing_backend.h"
@@ -475,6 +476,64 @@ TEST_F(GatewayTest, FailedLinkAbandonsWhatFollows) {
     EXPECT_EQ(state.error().type(), "abandoned");
     EXPECT_THAT(state.error().message(), HasSubstr("first"));
   }
+}
+
+TEST_F(GatewayTest, CallUnderARequestIdIsCarriedOutOnce) {
+  StartServer();
+  v1::SendChordRequest request;
+  *request.add_tasks() = MakeTask("add", {1});
+  *request.add_tasks() = MakeTask("add", {2});
+  *request.mutable_callback() = MakeTask("add");
+  request.set_request_id("order-7");
+  v1::SendChordResponse first;
+  ASSERT_TRUE(stub_->SendChord(Context().get(), request, &first).ok());
+  EXPECT_FALSE(first.replayed());
+  EXPECT_THAT(first.group_id(), StartsWith("group_"));
+
+  v1::SendChordResponse again;
+  ASSERT_TRUE(stub_->SendChord(Context().get(), request, &again).ok());
+  EXPECT_TRUE(again.replayed());
+  again.set_replayed(false);
+  EXPECT_EQ(again.ShortDebugString(), first.ShortDebugString());
+
+  StartWorker();
+  EXPECT_EQ(Await(first.callback_task_id()).results(0).int_value(), 3);
+  EXPECT_EQ(backend_.Calls("Begin"), 3);
+  *request.add_tasks() = MakeTask("add", {3});
+  const grpc::Status other =
+      stub_->SendChord(Context().get(), request, &again);
+  EXPECT_EQ(other.error_code(), grpc::StatusCode::ALREADY_EXISTS);
+  EXPECT_EQ(Find<google::rpc::ErrorInfo>(other)->reason(),
+            "REQUEST_ID_REUSED");
+}
+
+TEST_F(GatewayTest, RefusedCallLeavesItsRequestIdFree) {
+  StartServer();
+  v1::SendTaskRequest request;
+  *request.mutable_task() = MakeTask("add", {1});
+  request.mutable_task()->set_routing_key("nowhere");
+  request.set_request_id("r");
+  v1::SendTaskResponse response;
+  EXPECT_EQ(stub_->SendTask(Context().get(), request, &response).error_code(),
+            grpc::StatusCode::FAILED_PRECONDITION);
+  request.mutable_task()->clear_routing_key();
+  ASSERT_TRUE(stub_->SendTask(Context().get(), request, &response).ok());
+  EXPECT_FALSE(response.replayed());
+}
+
+TEST_F(GatewayTest, UnknownEndIsCarriedOnByARepeat) {
+  StartServer();
+  broker_.FailNextPublish(MakeError(absl::StatusCode::kUnavailable,
+                                     reason::kBrokerUnavailable, "cut"));
+  v1::SendTaskRequest request;
+  *request.mutable_task() = MakeTask("add", {1});
+  request.set_request_id("r");
+  v1::SendTaskResponse response;
+  EXPECT_EQ(stub_->SendTask(Context().get(), request, &response).error_code(),
+            grpc::StatusCode::UNAVAILABLE);
+  ASSERT_TRUE(stub_->SendTask(Context().get(), request, &response).ok());
+  StartWorker();
+  EXPECT_EQ(Await(response.task_id()).status(), v1::TASK_STATUS_SUCCESS);
 }
 
 TEST_F(GatewayTest, CancelledTaskNeverRuns) {

@@ -116,6 +116,19 @@ class FailingBackend : public Backend {
       real_->Cancel(std::move(cancelled), final_ttl, std::move(callback));
     });
   }
+  void ClaimRequest(RequestClaim claim,
+                    Callback<RequestAnswer> done) override {
+    Pass("ClaimRequest", std::move(done), [&](auto callback) {
+      real_->ClaimRequest(std::move(claim), std::move(callback));
+    });
+  }
+  void EndRequest(std::string request_id, std::string nonce, RequestEnd end,
+                  Done done) override {
+    Pass("EndRequest", std::move(done), [&](auto callback) {
+      real_->EndRequest(std::move(request_id), std::move(nonce), end,
+                        std::move(callback));
+    });
+  }
   void GetStates(
       std::vector<std::string> task_ids,
       Callback<std::vector<std::optional<TaskState>>> done) override {

@@ -1,0 +1,38 @@
+// Calls that clients may repeat under a request_id: the first one is carried out,
+// a repeat gets its answer, on any gateway. A record in the backend says whose the
+// call is (for a lease, since a gateway may die amid it), and that it was accepted.
+//
+// Owns no thread: runs on those of environment and backend. Thread-safe.
+
+#ifndef PENSTOCK_QUEUE_REQUESTS_H_
+#define PENSTOCK_QUEUE_REQUESTS_H_
+
+#include <string>
+
+#include "absl/time/time.h"
+#include "queue/backend.h"
+#include "queue/callback.h"
+#include "queue/scope.h"
+
+namespace penstock {
+
+class Requests {
+ public:
+  explicit Requests(Scope* scope) : scope_(scope) {}
+
+  // See Lifecycle.
+  void Claim(std::string request_id, std::string payload_hash,
+             absl::Time deadline, Callback<RequestAnswer> done);
+  void End(std::string request_id, std::string nonce, RequestEnd end,
+           Done done);
+
+ private:
+  void Try(RequestClaim claim, absl::Time deadline,
+           Callback<RequestAnswer> done);
+
+  Scope* const scope_;
+};
+
+}  // namespace penstock
+
+#endif  // PENSTOCK_QUEUE_REQUESTS_H_
