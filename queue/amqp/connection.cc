@@ -155,11 +155,9 @@ absl::StatusOr<AmqpAddress> ParseAmqpUrl(absl::string_view url,
   absl::string_view rest = url.substr(scheme_end + 3);
   rest = rest.substr(0, rest.find('?'));
 
-  AmqpAddress address;
-  if (scheme == "amqps") {
-    address.tls = tls;
-    address.port = kTlsPort;
-  }
+  AmqpAddress address = scheme == "amqps"
+                            ? AmqpAddress{.port = kTlsPort, .tls = tls}
+                            : AmqpAddress();
   absl::string_view authority = rest.substr(0, rest.find('/'));
   const absl::string_view path = rest.substr(authority.size());
   if (path.size() > 1) {
