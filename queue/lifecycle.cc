@@ -56,6 +56,9 @@ TaskState RecordOf(const Task& task, const BeginVerdict& begun,
   return state;
 }
 
+// A task that a long backlog held up has met few workers, for all its age.
+constexpr int kLeastPasses = 5;
+
 RetryPlan PlanOf(const TaskState& retry, absl::Time now) {
   return {.due = retry.next_attempt_time.value_or(now),
           .attempt = retry.next_attempt,
@@ -388,8 +391,13 @@ void Lifecycle::PassOn(Task task, const std::string& queue, Done done) {
     SetStringHeader(task, kUnknownSinceHeader,
                     absl::StrCat(absl::ToUnixMillis(now)));
   }
+  int passes = 0;
+  if (auto text = StringHeader(task, kPassesHeader);
+      !text.has_value() || !absl::SimpleAtoi(*text, &passes)) {
+    passes = 0;
+  }
   if (task.ignore_when_not_registered ||
-      waited > scope.options.not_registered_limit) {
+      (waited > scope.options.not_registered_limit && passes >= kLeastPasses)) {
     const std::string name = task.name;
     const bool ignored = task.ignore_when_not_registered;
     core->continuation.End(
@@ -401,6 +409,7 @@ void Lifecycle::PassOn(Task task, const std::string& queue, Done done) {
         queue, std::move(done));
     return;
   }
+  SetStringHeader(task, kPassesHeader, absl::StrCat(passes + 1));
   // Soon at first, as a worker that knows it may be starting; then more seldom.
   const absl::Duration pause =
       std::clamp(waited / 2, absl::Seconds(1), absl::Minutes(1));

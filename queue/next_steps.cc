@@ -191,6 +191,7 @@ Task NextAttempt(Task task, const RetryPlan& plan) {
   SetStringHeader(task, kAttemptHeader, absl::StrCat(plan.attempt));
   // It has met a worker that knows it.
   task.headers.erase(std::string(kUnknownSinceHeader));
+  task.headers.erase(std::string(kPassesHeader));
   return task;
 }
 

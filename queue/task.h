@@ -81,6 +81,9 @@ int AttemptOf(const Task& task);
 inline constexpr std::string_view kUnknownSinceHeader =
     "penstock-unknown-since";
 
+// How often such workers have passed it on.
+inline constexpr std::string_view kPassesHeader = "penstock-passes";
+
 enum class Status {
   kUnknown,  // a text that we do not know; TaskState::raw_status has it
   kPending,

@@ -675,6 +675,19 @@ TEST_F(LifecycleTest, AnUnknownNameEndsVisiblyAfterAnHour) {
   EXPECT_EQ(backend_.dead().size(), 1u);
 }
 
+TEST_F(LifecycleTest, AnUnknownNameDoesNotEndOfABacklogAlone) {
+  ASSERT_TRUE(Send({.id = "t", .name = "only_in_go"}).ok());
+  StartWorker();
+  environment_.RunDue();
+  consumer_.reset();
+  environment_.Advance(absl::Hours(3));  // no worker takes anything
+  StartWorker();
+  environment_.Advance(absl::Minutes(2));
+  EXPECT_EQ(Seen("t"), "PENDING");
+  environment_.Advance(absl::Minutes(10));
+  EXPECT_EQ(Seen("t"), "FAILURE no worker has a handler named \"only_in_go\"");
+}
+
 // --- groups
 
 TEST_F(LifecycleTest, EachMemberOfAChordIsReadABoundedNumberOfTimes) {

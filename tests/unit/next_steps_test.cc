@@ -268,6 +268,9 @@ TEST(PlanRetry, APermanentFailureIsNotTriedAgain) {
 TEST(NextAttempt, ForgetsThatItsNameWasUnknownSomewhere) {
   Task task{.id = "t"};
   SetStringHeader(task, kUnknownSinceHeader, "1");
+  SetStringHeader(task, kPassesHeader, "5");
+  EXPECT_FALSE(StringHeader(NextAttempt(task, {.attempt = 2}), kPassesHeader)
+                   .has_value());
   EXPECT_FALSE(StringHeader(NextAttempt(task, {.attempt = 2}),
                             kUnknownSinceHeader)
                    .has_value());
