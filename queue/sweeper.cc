@@ -1,6 +1,7 @@
 #include "queue/sweeper.h"
 
 #include <algorithm>
+#include <atomic>
 #include <string>
 #include <utility>
 
@@ -13,6 +14,8 @@ namespace penstock {
 namespace {
 
 constexpr int kEntriesPerRound = 100;
+// Visits at the same time: each is a handful of round trips that wait.
+constexpr int kLanes = 8;
 
 using States = std::vector<std::optional<TaskState>>;
 
@@ -46,6 +49,13 @@ struct Sweeper::Visit {
   void End() { std::move(done)(absl::OkStatus()); }
 };
 
+// The entries of one round; each lane takes the next one that is left.
+struct Sweeper::Visits {
+  std::vector<OpenEntry> entries;  // constant
+  std::atomic<size_t> next{0};
+  std::atomic<int> ended{0};  // lanes that found nothing more
+};
+
 void Sweeper::Start() {
   scope_->After(scope_->options.visit_interval *
                     (0.5 + scope_->environment->Random() / 2),
@@ -65,25 +75,26 @@ void Sweeper::Round() {
               Start();
               return;
             }
-            VisitNext(
-                std::make_shared<std::vector<OpenEntry>>(*std::move(entries)),
-                0);
+            auto visits = std::make_shared<Visits>();
+            visits->entries = *std::move(entries);
+            for (int lane = 0; lane < kLanes; ++lane) VisitNext(visits);
           }));
 }
 
-void Sweeper::VisitNext(std::shared_ptr<std::vector<OpenEntry>> entries,
-                        size_t next) {
-  if (next == entries->size()) {
-    if (next == kEntriesPerRound) {
+void Sweeper::VisitNext(std::shared_ptr<Visits> visits) {
+  const size_t next = visits->next.fetch_add(1);
+  if (next >= visits->entries.size()) {
+    if (visits->ended.fetch_add(1) + 1 < kLanes) return;
+    if (visits->entries.size() == kEntriesPerRound) {
       Round();
     } else {
       Start();
     }
     return;
   }
-  StartVisit((*entries)[next], [this, entries, next](absl::Status status) {
+  StartVisit(visits->entries[next], [this, visits](absl::Status status) {
     // What could not be done now is done at the next visit.
-    if (!absl::IsCancelled(status)) VisitNext(entries, next + 1);
+    if (!absl::IsCancelled(status)) VisitNext(visits);
   });
 }
 

@@ -28,10 +28,11 @@ class Sweeper {
 
  private:
   struct Visit;
+  struct Visits;
   using VisitPtr = std::shared_ptr<Visit>;
 
   void Round();
-  void VisitNext(std::shared_ptr<std::vector<OpenEntry>> entries, size_t next);
+  void VisitNext(std::shared_ptr<Visits> visits);
   void StartVisit(OpenEntry entry, Done done);
   void ReadStates(VisitPtr visit);
   void VisitChain(VisitPtr visit);
