@@ -1097,6 +1097,27 @@ TEST_P(BackendTest, WhoClosesAnEntryThatWasOpenedAgainIsTooLate) {
   EXPECT_THAT(LeaseOpen(Ms(2'000), Ms(3'000)), ElementsAre());
 }
 
+TEST_P(BackendTest, WhoClosesAnEntryThatWasOpenedAgainIsTooLate) {
+  ASSERT_TRUE(Open(/*database=*/12));
+  WorkflowRecord first = Group(Id("group"));
+  first.create_time = Ms(1'000);
+  CreateRecord(first, Ms(1'000));
+  WorkflowRecord again = first;
+  again.create_time = Ms(9'000);
+  again.nonce = "again";
+  EXPECT_EQ(CreateRecord(again, Ms(9'000)), PendingAnswer::kRepeat);
+  const OpenEntry older{WorkflowRecord::kGroup, first.id, first.create_time};
+  const OpenEntry newer{WorkflowRecord::kGroup, first.id, again.create_time};
+  EXPECT_TRUE(AwaitDone([&](auto done) {
+                backend_->CloseOpen(older, kFinalTtl, std::move(done));
+              }).ok());
+  EXPECT_THAT(LeaseOpen(Ms(1'000), Ms(2'000)), ElementsAre(newer));
+  EXPECT_TRUE(AwaitDone([&](auto done) {
+                backend_->CloseOpen(newer, kFinalTtl, std::move(done));
+              }).ok());
+  EXPECT_THAT(LeaseOpen(Ms(2'000), Ms(3'000)), ElementsAre());
+}
+
 TEST_P(BackendTest, OpenEntriesAreLeasedUpToTheLimit) {
   ASSERT_TRUE(Open(/*database=*/13));
   for (int i = 0; i < 5; ++i) {
