@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -483,8 +484,11 @@ func testMixed(t *testing.T, p pair, version string) {
 	f := newFleet(t, p, version, fleetOptions{})
 	f.startGateway()
 	f.startWorker()
+	// Not too many at a time: all chords that end on Go workers contend for one lock
+	// (W12), and a worker of Go that does not get it loses what it has popped from
+	// Redis (v1), or goes round in circles (v2): W3.
 	for i := 0; i < 3; i++ {
-		f.startGoWorker()
+		f.launch(f.newServer(), 5, "")
 	}
 	clients := []client{goClient{f.newServer()}, gatewayClient{f.conn}}
 	t.Run("all", func(t *testing.T) {
@@ -523,52 +527,53 @@ func testMixed(t *testing.T, p pair, version string) {
 	})
 }
 
-const manyChords = 1000
+const (
+	manyChords = 1000
+	openChords = 100 // at the same time
+)
 
 // testManyChords: members run on both, callbacks on either; each callback once.
 func testManyChords(t *testing.T, f *fleet, clients []client) {
-	type chord struct {
+	type ended struct {
 		callback *Sig
-		result   future
+		outcome  outcome
 		want     int64
 	}
-	const senders = 10
-	sent := make(chan chord, manyChords)
-	for s := 0; s < senders; s++ {
+	ends := make(chan ended, manyChords)
+	next := make(chan int, manyChords)
+	for i := 0; i < manyChords; i++ {
+		next <- i
+	}
+	close(next)
+	gateway := gatewayClient{f.conn}
+	var senders sync.WaitGroup
+	for sender := 0; sender < openChords; sender++ {
+		senders.Add(1)
 		go func() {
-			for i := s; i < manyChords; i += senders {
+			defer senders.Done()
+			for i := range next {
+				if t.Failed() {
+					continue
+				}
 				members := []*Sig{task("go.add", i), task("cpp.add", 1), task("add", 2)}
 				callback := task([]string{"go.add", "cpp.add"}[i/2%2], 1000)
 				result := clients[i%2].sendChord(t, members, callback, 0)
-				sent <- chord{callback, result, int64(i + 1003)}
+				if i%10 > 1 { // machinery's own future now and then
+					result = func() outcome { return gateway.await(t, callback.UUID) }
+				}
+				ends <- ended{callback, result(), int64(i + 1003)}
 			}
 		}()
 	}
-	gateway := gatewayClient{f.conn}
-	var chords []chord
-	for len(chords) < manyChords {
-		select {
-		case c := <-sent:
-			chords = append(chords, c)
-		case <-time.After(testLimit):
-			t.Fatalf("sent only %d chords", len(chords))
-		}
+	senders.Wait()
+	close(ends)
+	var chords []ended
+	for c := range ends {
+		chords = append(chords, c)
+		check(t, "chord with callback "+c.callback.UUID, c.outcome, c.want)
 	}
-	bad := 0
-	for i, c := range chords {
-		// The other side reads; machinery's own future now and then.
-		out := outcome{}
-		if i%10 == 0 {
-			out = c.result()
-		} else {
-			out = gateway.await(t, c.callback.UUID)
-		}
-		if out.err != "" || !reflect.DeepEqual(out.results, []any{c.want}) {
-			t.Errorf("chord with callback %s: %v, want %d", c.callback.UUID, out, c.want)
-			if bad++; bad == 5 {
-				t.FailNow()
-			}
-		}
+	if len(chords) < manyChords {
+		t.Errorf("only %d chords ended", len(chords))
 	}
 	runs := f.runsOf()
 	for _, c := range chords {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	stdlog "log"
+	"os"
 	"reflect"
 	"strings"
 	"time"
@@ -82,17 +83,26 @@ func newMachinery(version string, options serverOptions) (machinery, error) {
 }
 
 // machinery tells about each task that a worker does not know, thousands a
-// second in a mixed fleet.
+// second in a mixed fleet. INTEROP_GO_LOG names a file for its warnings and
+// errors.
 func silence() {
 	quiet := stdlog.New(io.Discard, "", 0)
-	for _, set := range []func(*stdlog.Logger){
-		func(l *stdlog.Logger) { v1log.SetDebug(l); v2log.SetDebug(l) },
-		func(l *stdlog.Logger) { v1log.SetInfo(l); v2log.SetInfo(l) },
-		func(l *stdlog.Logger) { v1log.SetWarning(l); v2log.SetWarning(l) },
-		func(l *stdlog.Logger) { v1log.SetError(l); v2log.SetError(l) },
-	} {
-		set(quiet)
+	troubles := quiet
+	if name := os.Getenv("INTEROP_GO_LOG"); name != "" {
+		file, err := os.Create(name)
+		if err != nil {
+			panic(err)
+		}
+		troubles = stdlog.New(file, "", stdlog.Ltime|stdlog.Lmicroseconds)
 	}
+	v1log.SetDebug(quiet)
+	v2log.SetDebug(quiet)
+	v1log.SetInfo(quiet)
+	v2log.SetInfo(quiet)
+	v1log.SetWarning(troubles)
+	v2log.SetWarning(troubles)
+	v1log.SetError(troubles)
+	v2log.SetError(troubles)
 }
 
 func newID(prefix string) string { return prefix + uuid.NewString() }
