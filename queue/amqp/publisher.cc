@@ -238,7 +238,6 @@ absl::Status AmqpPublisher::Connect(const std::stop_token& stop) {
   dead_declared_.clear();
   half_declared_ = false;
   declare_channel_open_ = true;
-  for (Item& item : waiting_) item.declared = false;
   return absl::OkStatus();
 }
 
@@ -409,7 +408,7 @@ void AmqpPublisher::Declared() {
   if (item.dead) dead_declared_.insert(item.queue->name);
   if (!item.done) return;  // its deadline was first
   item.declared = true;
-  waiting_.push_front(std::move(item));
+  ready_.push_back(std::move(item));
 }
 
 // The first one without an answer is the one that is meant; the server has not
@@ -519,7 +518,7 @@ bool AmqpPublisher::TryAgain(Unconfirmed& message) {
 bool AmqpPublisher::MaySend() const {
   // A message that is half sent must go on: nothing else can.
   if (partial_) return true;
-  return !waiting_.empty() && !blocked_ &&
+  return !(ready_.empty() && waiting_.empty()) && !blocked_ &&
          unanswered_ + declaring_.size() < kWindow;
 }
 
@@ -644,8 +643,9 @@ absl::Status AmqpPublisher::SendDeclaration(Item item, size_t* budget) {
 }
 
 absl::Status AmqpPublisher::SendNext(size_t* budget) {
-  Item item = std::move(waiting_.front());
-  waiting_.pop_front();
+  std::deque<Item>& items = ready_.empty() ? waiting_ : ready_;
+  Item item = std::move(items.front());
+  items.pop_front();
   if (!item.done) return absl::OkStatus();  // its deadline was first
   if (NeedsDeclare(item)) return SendDeclaration(std::move(item), budget);
   std::unique_ptr<Item> again;
@@ -726,7 +726,7 @@ void AmqpPublisher::Expire() {
                : ConfirmTimeout("RabbitMQ did not confirm the message in time; "
                                 "it may have been taken"));
   }
-  for (std::deque<Item>* items : {&waiting_, &held_, &declaring_}) {
+  for (std::deque<Item>* items : {&waiting_, &ready_, &held_, &declaring_}) {
     for (Item& item : *items) {
       if (!item.done) continue;
       if (item.deadline > now) {
@@ -766,8 +766,9 @@ void AmqpPublisher::FailUnconfirmed(const absl::Status& why) {
   window_.clear();
   unanswered_ = 0;
   partial_.reset();
-  for (std::deque<Item>* items : {&held_, &declaring_}) {
+  for (std::deque<Item>* items : {&ready_, &held_, &declaring_}) {
     for (Item& item : *items) {
+      item.declared = false;
       if (item.done) waiting_.push_back(std::move(item));
     }
     items->clear();

@@ -164,6 +164,7 @@ class AmqpPublisher {
   std::unique_ptr<AmqpConnection> connection_;
   Backoff backoff_;
   std::deque<Item> waiting_;  // to be sent, in order
+  std::deque<Item> ready_;    // declared: before those
   std::deque<Item> held_;     // for the time without a channel to declare on
   std::deque<Item> declaring_;  // sent declares without their answers, in order
   std::vector<Item> short_;     // delayed for less than a delay queue is good for

@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <functional>
 #include <set>
 #include <utility>
 
@@ -64,7 +65,7 @@ void StateReader::Stop() {
 
 bool StateReader::FailLeftovers() {
   TakeMail();
-  if (urgent_.empty() && waiting_.empty()) return false;
+  if (!HasBacklog()) return false;
   FailAll(BrokerUnavailable("the result backend is shut down"));
   return true;
 }
@@ -169,6 +170,7 @@ absl::Status StateReader::Serve(const std::stop_token& stop) {
       if (auto status = Send(connection_->write_budget()); !status.ok()) {
         return status;
       }
+      Assign();  // what ended is free for the next one
     }
     writable =
         connection_->Wait(NextWake() - environment_->Now(), HasOutput())
@@ -182,7 +184,7 @@ void StateReader::AwaitNextTry(const std::stop_token& stop) {
   const absl::Time begin = absl::Now();
   while (!stop.stop_requested()) {
     TakeMail();
-    const bool wanted = !urgent_.empty() || !waiting_.empty();
+    const bool wanted = HasBacklog();
     const absl::Time until =
         begin + (wanted ? std::min(delay, kDemandBackoff) : delay);
     const absl::Duration left = until - absl::Now();
@@ -197,47 +199,48 @@ void StateReader::TakeMail() {
       std::exchange(batch->done, nullptr)(std::vector<QueueContent>());
       continue;
     }
-    std::deque<Job>& jobs = batch->single ? urgent_ : waiting_;
     for (size_t i = 0; i < batch->queues.size(); ++i) {
       const Job job = {.batch = batch, .index = i};
       const std::string& queue = job.queue();
       if (queue.empty() || queue.size() > kMaxShortString) {
         Settle(job, std::nullopt);  // AMQP has no such queue
       } else {
-        jobs.push_back(job);
+        Backlog& backlog = BacklogOf(queue);
+        (batch->single ? backlog.urgent : backlog.waiting).push_back(job);
       }
     }
   }
 }
 
-std::optional<StateReader::Job> StateReader::NextJob() {
+std::optional<StateReader::Job> StateReader::NextJob(Backlog& backlog) {
   const absl::Time now = environment_->Now();
-  for (std::deque<Job>* jobs : {&urgent_, &later_, &waiting_}) {
+  for (std::deque<Job>* jobs : backlog.All()) {
     while (!jobs->empty() && jobs->front().not_before <= now) {
       Job job = std::move(jobs->front());
       jobs->pop_front();
-      if (!job.batch->done) continue;  // it was answered with an error
-      if (!IsBeingRead(job.queue())) return job;
-      job.not_before = now + kLookAgain;
-      later_.push_back(std::move(job));
+      if (job.batch->done) return job;  // else it was answered with an error
     }
   }
   return std::nullopt;
 }
 
-// Two channels would each get a part of what is in it.
-bool StateReader::IsBeingRead(const std::string& queue) const {
-  return std::any_of(slots_.begin(), slots_.end(), [&](const Slot& slot) {
-    return slot.job.has_value() && slot.job->queue() == queue;
+StateReader::Backlog& StateReader::BacklogOf(const std::string& queue) {
+  return backlogs_[std::hash<std::string>()(queue) % kSlots];
+}
+
+bool StateReader::HasBacklog() const {
+  return std::any_of(backlogs_.begin(), backlogs_.end(), [](const Backlog& b) {
+    return !b.urgent.empty() || !b.later.empty() || !b.waiting.empty();
   });
 }
 
 void StateReader::Assign() {
-  for (Slot& slot : slots_) {
+  for (size_t i = 0; i < kSlots; ++i) {
+    Slot& slot = slots_[i];
     // A channel that ends a read is not free before that was sent.
     if (slot.job.has_value() || slot.put_back || slot.asked > 0) continue;
-    slot.job = NextJob();
-    if (!slot.job.has_value()) return;
+    slot.job = NextJob(backlogs_[i]);
+    if (!slot.job.has_value()) continue;
     slot.bodies.clear();
     slot.to_get = kAskedAtFirst;
   }
@@ -332,7 +335,7 @@ void StateReader::LookAgainOrEnd(Slot& slot) {
   Job job = *std::exchange(slot.job, std::nullopt);
   if (slot.bodies.empty() && ++job.empty_looks < kEmptyLooks) {
     job.not_before = environment_->Now() + kLookAgain;
-    later_.push_back(std::move(job));
+    BacklogOf(job.queue()).later.push_back(std::move(job));
     return;
   }
   if (slot.bodies.size() > kMostKept) {
@@ -424,17 +427,21 @@ void StateReader::Expire() {
       Fail(*slot.job, late);
     }
   }
-  for (std::deque<Job>* jobs : {&urgent_, &later_, &waiting_}) {
-    for (const Job& job : *jobs) {
-      if (job.batch->deadline <= now) Fail(job, late);
+  for (Backlog& backlog : backlogs_) {
+    for (std::deque<Job>* jobs : backlog.All()) {
+      for (const Job& job : *jobs) {
+        if (job.batch->deadline <= now) Fail(job, late);
+      }
+      std::erase_if(*jobs, [](const Job& job) { return !job.batch->done; });
     }
-    std::erase_if(*jobs, [](const Job& job) { return !job.batch->done; });
   }
 }
 
 absl::Time StateReader::NextWake() const {
   absl::Time wake = environment_->Now() + absl::Seconds(1);
-  for (const Job& job : later_) wake = std::min(wake, job.not_before);
+  for (const Backlog& backlog : backlogs_) {
+    for (const Job& job : backlog.later) wake = std::min(wake, job.not_before);
+  }
   return wake;
 }
 
@@ -454,8 +461,10 @@ void StateReader::FailAll(const absl::Status& why) {
     if (slot.job.has_value()) Fail(*slot.job, why);
     slot = {};
   }
-  for (std::deque<Job>* jobs : {&urgent_, &later_, &waiting_}) {
-    for (const Job& job : std::exchange(*jobs, {})) Fail(job, why);
+  for (Backlog& backlog : backlogs_) {
+    for (std::deque<Job>* jobs : backlog.All()) {
+      for (const Job& job : std::exchange(*jobs, {})) Fail(job, why);
+    }
   }
 }
 

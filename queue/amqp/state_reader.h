@@ -1,7 +1,8 @@
 // The thread `amqp-states`: one connection that reads queues of task states and
 // leaves them as they were: basic.get until one is empty, then everything goes
 // back to where it lay. A channel reads one queue at a time, since a queue that
-// is missing closes its channel; several channels read at once. Follows
+// is missing closes its channel; several channels read at once, and one queue is
+// always read by the same channel, so that no read meets an earlier one. Follows
 // docs/wire-format.md (RabbitMQ as result backend).
 
 #ifndef PENSTOCK_QUEUE_AMQP_STATE_READER_H_
@@ -99,6 +100,15 @@ class StateReader {
 
   static constexpr size_t kSlots = 16;
 
+  // What waits for one channel.
+  struct Backlog {
+    std::deque<Job> urgent;  // of single reads
+    std::deque<Job> later;   // looked at again after a moment
+    std::deque<Job> waiting;
+
+    std::array<std::deque<Job>*, 3> All() { return {&urgent, &later, &waiting}; }
+  };
+
   void Run(const std::stop_token& stop);
   absl::Status Connect(const std::stop_token& stop);
   absl::Status Serve(const std::stop_token& stop);
@@ -107,12 +117,13 @@ class StateReader {
   void Put(BatchPtr batch);
   void TakeMail();
   void Assign();
-  std::optional<Job> NextJob();
-  bool IsBeingRead(const std::string& queue) const;
+  std::optional<Job> NextJob(Backlog& backlog);
+  bool HasBacklog() const;
   absl::Status ReadFrames();
   absl::Status HandleMethod(const amqp_frame_t& frame, Slot& slot);
   void MessageComplete(Slot& slot);
   void LookAgainOrEnd(Slot& slot);
+  Backlog& BacklogOf(const std::string& queue);
 
   bool HasOutput() const;
   absl::Status Send(size_t budget);
@@ -142,9 +153,7 @@ class StateReader {
   std::unique_ptr<AmqpConnection> connection_;
   Backoff backoff_;
   std::array<Slot, kSlots> slots_;  // slot i has channel i + 1
-  std::deque<Job> urgent_;          // of single reads
-  std::deque<Job> waiting_;
-  std::deque<Job> later_;  // looked at again after a moment
+  std::array<Backlog, kSlots> backlogs_;
 
   std::jthread thread_;
 };

@@ -753,12 +753,12 @@ TEST_F(AmqpBackendTest, DelayedTasksArriveWhenTheyAreDueAndNotBefore) {
                           "900"));
 }
 
-TEST_F(AmqpBackendTest, AThousandDelayedTasksAllArrive) {
+TEST_F(AmqpBackendTest, ManyDelayedTasksAllArrive) {
   OpenBroker();
   Inbox inbox;
   auto consumer = broker_->Consume({.prefetch = 2'000}, inbox.Sink());
   ASSERT_TRUE(consumer.ok()) << consumer.status();
-  constexpr int kTasks = 1'000;
+  constexpr int kTasks = 200;
   std::vector<Answer> answers(kTasks);
   const absl::Time begin = environment_->Now();
   for (int i = 0; i < kTasks; ++i) {
