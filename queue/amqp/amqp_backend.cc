@@ -31,7 +31,7 @@ absl::Status Unsupported(absl::string_view what) {
   return MakeError(
       absl::StatusCode::kFailedPrecondition, reason::kBackendUnsupported,
       absl::StrCat(what,
-                   " not with a result_backend in RabbitMQ (amqp://), which "
+                   " with a result_backend in RabbitMQ (amqp://), which "
                    "keeps states of tasks only; set result_backend to a "
                    "redis:// URL, in the gateway and all workers"));
 }
@@ -47,9 +47,9 @@ absl::Status AsBackends(const absl::Status& status) {
       absl::IsResourceExhausted(status)) {
     return status;
   }
-  return MakeError(absl::StatusCode::kUnavailable, reason::kBackendUnavailable,
-                   absl::StrCat("result_backend: ",
-                                std::string(status.message())));
+  return MakeError(
+      absl::StatusCode::kUnavailable, reason::kBackendUnavailable,
+      absl::StrCat("result_backend: ", std::string(status.message())));
 }
 
 // How the task stands: the newest state, with the name and the create time of
@@ -76,9 +76,9 @@ absl::StatusOr<std::optional<TaskState>> StandingOf(
     standing = *std::move(state);
   }
   if (!decoded) {
-    return Internal(absl::StrCat("the state of task ", task_id,
-                                 " cannot be decoded: ",
-                                 std::string(undecodable.message())));
+    return Internal(absl::StrCat(
+        "the state of task ", task_id,
+        " cannot be decoded: ", std::string(undecodable.message())));
   }
   if (standing.task_name.empty()) standing.task_name = std::move(name);
   if (create_time != GoZeroTime()) standing.create_time = create_time;
@@ -139,8 +139,8 @@ class AmqpBackend : public Backend {
           all = gather->status;
         }
         if (!all.ok()) return std::move(gather->done)(all);
-        std::move(gather->done)(std::vector<PendingAnswer>(
-            gather->count, PendingAnswer::kCreated));
+        std::move(gather->done)(
+            std::vector<PendingAnswer>(gather->count, PendingAnswer::kCreated));
       });
     }
   }
@@ -233,7 +233,8 @@ class AmqpBackend : public Backend {
          });
   }
 
-  void Abandon(TaskState failure, absl::Duration, Callback<bool> done) override {
+  void Abandon(TaskState failure, absl::Duration,
+               Callback<bool> done) override {
     const std::string id = failure.task_id;
     Read({id}, /*single=*/true,
          [this, failure = std::move(failure),
@@ -255,7 +256,7 @@ class AmqpBackend : public Backend {
   }
 
   void Cancel(TaskState, absl::Duration, Callback<CancelAnswer> done) override {
-    Refuse(std::move(done), "a task can be cancelled");
+    Refuse(std::move(done), "a task cannot be cancelled");
   }
 
   void ClaimRequest(RequestClaim, Callback<RequestAnswer> done) override {
@@ -280,25 +281,25 @@ class AmqpBackend : public Backend {
   void CreateRecord(WorkflowRecord record, absl::Time, absl::Duration,
                     Callback<PendingAnswer> done) override {
     if (record.kind == WorkflowRecord::kGroup) {
-      return Refuse(std::move(done), "groups and chords work");
+      return Refuse(std::move(done), "groups and chords do not work");
     }
     Answer(std::move(done), PendingAnswer::kCreated);
   }
   void GetRecord(WorkflowRecord::Kind kind, std::string,
                  Callback<std::optional<WorkflowRecord>> done) override {
     if (kind == WorkflowRecord::kGroup) {
-      return Refuse(std::move(done), "groups and chords work");
+      return Refuse(std::move(done), "groups and chords do not work");
     }
     Answer(std::move(done), std::optional<WorkflowRecord>());
   }
   void GetGroupMeta(std::string,
                     Callback<std::optional<GroupMeta>> done) override {
-    Refuse(std::move(done), "groups and chords work");
+    Refuse(std::move(done), "groups and chords do not work");
   }
   void MarkRecord(WorkflowRecord::Kind kind, std::string, RecordMark,
                   absl::Time, absl::Duration, Callback<bool> done) override {
     if (kind == WorkflowRecord::kGroup) {
-      return Refuse(std::move(done), "groups and chords work");
+      return Refuse(std::move(done), "groups and chords do not work");
     }
     Answer(std::move(done), true);
   }
@@ -308,7 +309,7 @@ class AmqpBackend : public Backend {
   }
   void ClaimChord(std::string, std::string, absl::Time, absl::Duration,
                   Callback<ClaimAnswer> done) override {
-    Refuse(std::move(done), "groups and chords work");
+    Refuse(std::move(done), "groups and chords do not work");
   }
   void LeaseOpen(absl::Time, absl::Time, int,
                  Callback<std::vector<OpenEntry>> done) override {
@@ -321,7 +322,7 @@ class AmqpBackend : public Backend {
   // Delayed tasks wait in the broker, RabbitMQ or Redis.
   void Lay(DelayedTask, Done done) override {
     Soon([done = std::move(done)]() mutable {
-      std::move(done)(Unsupported("a task can be delayed by this broker, but"));
+      std::move(done)(Unsupported("a task cannot be delayed"));
     });
   }
   void LeaseDue(int, absl::Duration, Callback<LeasedBatch> done) override {
@@ -331,7 +332,9 @@ class AmqpBackend : public Backend {
                   Callback<std::optional<LeasedTask>> done) override {
     Answer(std::move(done), std::optional<LeasedTask>());
   }
-  void RemoveLeased(LeasedTask, Done done) override { Succeed(std::move(done)); }
+  void RemoveLeased(LeasedTask, Done done) override {
+    Succeed(std::move(done));
+  }
 
   void LayDead(DeadTask task, Done done) override {
     publisher_.PublishDead(

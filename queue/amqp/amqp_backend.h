@@ -1,7 +1,7 @@
 // The backend seam over RabbitMQ, as machinery keeps results there: the states
-// of a task are messages in a queue of its id. It keeps states and nothing else:
-// no groups of Penstock's, no cancelling, no delayed set, no claims that are
-// atomic. Threads: amqp-results writes, amqp-states reads, each with a
+// of a task are messages in a queue of its id. It keeps states and nothing
+// else: no groups of Penstock's, no cancelling, no delayed set, no claims that
+// are atomic. Threads: amqp-results writes, amqp-states reads, each with a
 // connection of its own. Follows docs/wire-format.md
 // (RabbitMQ as result backend).
 

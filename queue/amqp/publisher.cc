@@ -259,8 +259,8 @@ absl::Status AmqpPublisher::Serve(const std::stop_token& stop) {
       return connection_->Error("it has stopped to confirm messages");
     }
     const bool may_send = MaySend();
-    writable = connection_->Wait(NextWake() - environment_->Now(), may_send)
-                   .writable;
+    writable =
+        connection_->Wait(NextWake() - environment_->Now(), may_send).writable;
   }
   return absl::OkStatus();
 }
@@ -283,11 +283,10 @@ void AmqpPublisher::TakeMail() {
     const Message& message = item.message;
     if (message.body.size() > kMaxMessageBytes) {
       Answer(item.done,
-             MakeError(absl::StatusCode::kResourceExhausted,
-                       reason::kPayloadTooLarge,
-                       absl::StrCat("the message has ", message.body.size(),
-                                    " bytes; the limit is ",
-                                    kMaxMessageBytes)));
+             MakeError(
+                 absl::StatusCode::kResourceExhausted, reason::kPayloadTooLarge,
+                 absl::StrCat("the message has ", message.body.size(),
+                              " bytes; the limit is ", kMaxMessageBytes)));
       continue;
     }
     if (message.queue.empty() && message.routing_key.empty()) {
@@ -441,9 +440,8 @@ absl::Status AmqpPublisher::DeclareRefused(const amqp_frame_t& frame) {
   }
   declaring_.clear();
   amqp_channel_open_t open{};
-  return connection_->SendStatus(
-      amqp_send_method(connection_->handle(), kDeclareChannel,
-                       AMQP_CHANNEL_OPEN_METHOD, &open));
+  return connection_->SendStatus(amqp_send_method(
+      connection_->handle(), kDeclareChannel, AMQP_CHANNEL_OPEN_METHOD, &open));
 }
 
 void AmqpPublisher::HandleReturn(Return returned) {
@@ -501,8 +499,8 @@ void AmqpPublisher::SettleOne(Unconfirmed& message, bool ack) {
 }
 
 // A delay queue goes when it has stood for twice the delay, with all that is in
-// it. Where the message may have come late into it, or found it gone, it is sent
-// again: rather twice than never.
+// it. Where the message may have come late into it, or found it gone, it is
+// sent again: rather twice than never.
 bool AmqpPublisher::TryAgain(Unconfirmed& message) {
   if (message.again == nullptr) return false;
   if (!message.returned && environment_->Now() < message.good_until) {
@@ -623,11 +621,11 @@ absl::Status AmqpPublisher::SendDeclaration(Item item, size_t* budget) {
   }
   const QueueSpec& queue = *item.queue;
   if (queue.name.empty() || queue.name.size() > kMaxShortString) {
-    Answer(item.done,
-           MakeError(absl::StatusCode::kFailedPrecondition,
-                     reason::kQueueNotFound,
-                     absl::StrCat("the name of the queue \"", queue.name,
-                                  "\" is not 1 to 255 bytes long")));
+    Answer(
+        item.done,
+        MakeError(absl::StatusCode::kFailedPrecondition, reason::kQueueNotFound,
+                  absl::StrCat("the name of the queue \"", queue.name,
+                               "\" is not 1 to 255 bytes long")));
     return absl::OkStatus();
   }
   if (!declare_channel_open_) {
@@ -651,9 +649,8 @@ absl::Status AmqpPublisher::SendNext(size_t* budget) {
   std::unique_ptr<Item> again;
   absl::Time good_until = absl::InfiniteFuture();
   if (item.due.has_value() && item.queue.has_value()) {
-    again = std::make_unique<Item>(Item{.message = item.message,
-                                        .deadline = item.deadline,
-                                        .due = item.due});
+    again = std::make_unique<Item>(Item{
+        .message = item.message, .deadline = item.deadline, .due = item.due});
     good_until = item.declare_time + 0.75 * item.delay;
   }
   Message& message = item.message;

@@ -58,8 +58,8 @@ class AmqpPublisher {
                    Done done);
   // Declares machinery's delay queue and publishes into it.
   void PublishAt(Message message, absl::Time due, Done done);
-  // Declares `queue` and publishes `body` straight into it. INTERNAL: the server
-  // refuses this queue.
+  // Declares `queue` and publishes `body` straight into it. INTERNAL: the
+  // server refuses this queue.
   void PublishInto(QueueSpec queue, std::string body, Done done);
   absl::Status Health();
 
@@ -78,9 +78,9 @@ class AmqpPublisher {
     std::optional<absl::Time> due = std::nullopt;
     // The queue that must be declared first, and where the message goes then.
     std::optional<QueueSpec> queue = std::nullopt;
-    bool declared = false;                            // on this connection
+    bool declared = false;                           // on this connection
     absl::Time declare_time = absl::InfinitePast();  // when that was sent
-    absl::Duration delay;                             // of the delay queue
+    absl::Duration delay;                            // of the delay queue
   };
 
   // A message that was sent and is not confirmed. Without `done` it is settled.
@@ -163,11 +163,11 @@ class AmqpPublisher {
   // Owner thread only.
   std::unique_ptr<AmqpConnection> connection_;
   Backoff backoff_;
-  std::deque<Item> waiting_;  // to be sent, in order
-  std::deque<Item> ready_;    // declared: before those
-  std::deque<Item> held_;     // for the time without a channel to declare on
+  std::deque<Item> waiting_;    // to be sent, in order
+  std::deque<Item> ready_;      // declared: before those
+  std::deque<Item> held_;       // for the time without a channel to declare on
   std::deque<Item> declaring_;  // sent declares without their answers, in order
-  std::vector<Item> short_;     // delayed for less than a delay queue is good for
+  std::vector<Item> short_;  // delayed for less than a delay queue is good for
   std::deque<Unconfirmed> window_;
   uint64_t first_tag_ = 1;  // of window_'s front
   size_t unanswered_ = 0;   // in window_, with a `done`
@@ -177,7 +177,8 @@ class AmqpPublisher {
   bool blocked_ = false;
 
   std::set<std::string> dead_declared_;  // dead letter queues
-  bool half_declared_ = false;  // the front of declaring_ lacks its bind-ok only
+  bool half_declared_ =
+      false;  // the front of declaring_ lacks its bind-ok only
   bool declare_channel_open_ = false;
 
   // The properties of the message that is being sent; kept for their memory.

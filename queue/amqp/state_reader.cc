@@ -140,7 +140,8 @@ void StateReader::Run(const std::stop_token& stop) {
     }
     AwaitNextTry(stop);
   }
-  const absl::Status over = BrokerUnavailable("the result backend is shut down");
+  const absl::Status over =
+      BrokerUnavailable("the result backend is shut down");
   SetHealth(over);
   TakeMail();
   FailAll(over);
@@ -172,9 +173,8 @@ absl::Status StateReader::Serve(const std::stop_token& stop) {
       }
       Assign();  // what ended is free for the next one
     }
-    writable =
-        connection_->Wait(NextWake() - environment_->Now(), HasOutput())
-            .writable;
+    writable = connection_->Wait(NextWake() - environment_->Now(), HasOutput())
+                   .writable;
   }
   return absl::OkStatus();
 }
@@ -306,10 +306,10 @@ absl::Status StateReader::HandleMethod(const amqp_frame_t& frame, Slot& slot) {
       if (closed->reply_code == AMQP_NOT_FOUND) {
         Settle(*job, std::nullopt);
       } else {
-        Fail(*job, MakeError(absl::StatusCode::kInternal, reason::kInternal,
-                             absl::StrCat("queue \"", job->queue(),
-                                          "\" cannot be read: ",
-                                          CloseText(frame))));
+        Fail(*job,
+             MakeError(absl::StatusCode::kInternal, reason::kInternal,
+                       absl::StrCat("queue \"", job->queue(),
+                                    "\" cannot be read: ", CloseText(frame))));
       }
       return absl::OkStatus();
     }

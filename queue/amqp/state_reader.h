@@ -1,9 +1,9 @@
 // The thread `amqp-states`: one connection that reads queues of task states and
 // leaves them as they were: basic.get until one is empty, then everything goes
 // back to where it lay. A channel reads one queue at a time, since a queue that
-// is missing closes its channel; several channels read at once, and one queue is
-// always read by the same channel, so that no read meets an earlier one. Follows
-// docs/wire-format.md (RabbitMQ as result backend).
+// is missing closes its channel; several channels read at once, and one queue
+// is always read by the same channel, so that no read meets an earlier one.
+// Follows docs/wire-format.md (RabbitMQ as result backend).
 
 #ifndef PENSTOCK_QUEUE_AMQP_STATE_READER_H_
 #define PENSTOCK_QUEUE_AMQP_STATE_READER_H_
@@ -106,7 +106,9 @@ class StateReader {
     std::deque<Job> later;   // looked at again after a moment
     std::deque<Job> waiting;
 
-    std::array<std::deque<Job>*, 3> All() { return {&urgent, &later, &waiting}; }
+    std::array<std::deque<Job>*, 3> All() {
+      return {&urgent, &later, &waiting};
+    }
   };
 
   void Run(const std::stop_token& stop);

@@ -64,33 +64,31 @@ std::string DeadQueueName(absl::string_view queue) {
 
 QueueSpec StateQueue(std::string task_id, absl::Duration expires) {
   const int64_t ms = absl::ToInt64Milliseconds(expires);
-  return {.name = std::move(task_id),
-          .durable = false,
-          .auto_delete = true,
-          .bind = true,
-          .args = {{.kind = QueueArg::kInt32, .key = "x-expires", .number = ms},
-                   {.kind = QueueArg::kInt32,
-                    .key = "x-message-ttl",
-                    .number = ms}}};
+  return {
+      .name = std::move(task_id),
+      .durable = false,
+      .auto_delete = true,
+      .bind = true,
+      .args = {
+          {.kind = QueueArg::kInt32, .key = "x-expires", .number = ms},
+          {.kind = QueueArg::kInt32, .key = "x-message-ttl", .number = ms}}};
 }
 
 QueueSpec DelayQueue(int64_t delay_ms, const Options& options,
                      const std::string& routing_key, const std::string& queue) {
   const std::string exchange = queue.empty() ? options.amqp.exchange : "";
   const std::string& key = queue.empty() ? routing_key : queue;
-  return {
-      .name = absl::StrCat("delay.", delay_ms, ".", exchange, ".", key),
-      .auto_delete = options.amqp.auto_delete,
-      .bind = true,
-      .args = {{.key = "x-dead-letter-exchange",
-                .text = exchange},
-               {.key = "x-dead-letter-routing-key", .text = key},
-               {.kind = QueueArg::kInt64,
-                .key = "x-expires",
-                .number = 2 * delay_ms},
-               {.kind = QueueArg::kInt64,
-                .key = "x-message-ttl",
-                .number = delay_ms}}};
+  return {.name = absl::StrCat("delay.", delay_ms, ".", exchange, ".", key),
+          .auto_delete = options.amqp.auto_delete,
+          .bind = true,
+          .args = {{.key = "x-dead-letter-exchange", .text = exchange},
+                   {.key = "x-dead-letter-routing-key", .text = key},
+                   {.kind = QueueArg::kInt64,
+                    .key = "x-expires",
+                    .number = 2 * delay_ms},
+                   {.kind = QueueArg::kInt64,
+                    .key = "x-message-ttl",
+                    .number = delay_ms}}};
 }
 
 bool HasBinding(const QueueSpec& spec, const Options& options) {
@@ -135,7 +133,8 @@ absl::Status SendDeclare(AmqpConnection& connection, amqp_channel_t channel,
   bind.queue = ToBytes(spec.name);
   bind.exchange = ToBytes(options.amqp.exchange);
   bind.routing_key = ToBytes(spec.name);
-  // machinery gives a delay queue's binding arguments, and a state queue's none.
+  // machinery gives a delay queue's binding arguments, and a state queue's
+  // none.
   if (spec.durable) bind.arguments = Table(binding_args);
   return connection.SendStatus(
       amqp_send_method(handle, channel, AMQP_QUEUE_BIND_METHOD, &bind));

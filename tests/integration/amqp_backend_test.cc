@@ -96,10 +96,10 @@ class GoDeclarer {
 
   bool DeclareDelayQueue(const std::string& name, int64_t ms,
                          const std::string& exchange, const std::string& key) {
-    amqp_table_entry_t entries[] = {
-        Text("x-dead-letter-exchange", exchange),
-        Text("x-dead-letter-routing-key", key), Number("x-message-ttl"),
-        Number("x-expires")};
+    amqp_table_entry_t entries[] = {Text("x-dead-letter-exchange", exchange),
+                                    Text("x-dead-letter-routing-key", key),
+                                    Number("x-message-ttl"),
+                                    Number("x-expires")};
     entries[2].value.value.i64 = ms;
     entries[3].value.value.i64 = 2 * ms;
     return Declare(name, /*durable=*/true, /*auto_delete=*/false, {4, entries});
@@ -190,7 +190,8 @@ class AmqpBackendTest : public ::testing::Test {
   }
   void AwaitReady() {
     ASSERT_TRUE(Eventually([&] {
-      return AwaitDone([&](Done done) { backend_->Ping(std::move(done)); }).ok();
+      return AwaitDone([&](Done done) { backend_->Ping(std::move(done)); })
+          .ok();
     }));
   }
 
@@ -434,8 +435,7 @@ TEST_F(AmqpBackendTest, ContinueAndAbandonLeaveWhatHasBegun) {
   const std::string unknown = NewId();
   EXPECT_EQ(resume(unknown), ContinueAnswer::kPublish);
   EXPECT_EQ(resume(unknown), ContinueAnswer::kPublish);
-  EXPECT_TRUE(
-      Eventually([&] { return probe_.MessagesReady(unknown) == 1; }));
+  EXPECT_TRUE(Eventually([&] { return probe_.MessagesReady(unknown) == 1; }));
   Begin(unknown);
   EXPECT_EQ(resume(unknown), ContinueAnswer::kPast);
   EXPECT_FALSE(abandon(unknown));
@@ -611,9 +611,9 @@ TEST_F(AmqpBackendTest, AFailedLinkEndsTheRestOfItsChain) {
   const std::string second = NewId();
   const absl::Status sent =
       Await<Submitted>([&](auto done) {
-        lifecycle_->SubmitChain({{.id = first, .name = "add"},
-                                 {.id = second, .name = "multiply"}},
-                                {.payload_hash = "hash"}, std::move(done));
+        lifecycle_->SubmitChain(
+            {{.id = first, .name = "add"}, {.id = second, .name = "multiply"}},
+            {.payload_hash = "hash"}, std::move(done));
       }).status();
   ASSERT_TRUE(sent.ok()) << sent;
   const auto delivery = probe_.Take(options_.default_queue);
@@ -648,8 +648,8 @@ TEST_F(AmqpBackendTest, AGoChordsMemberEndsWithoutItsCallback) {
   });
   ASSERT_TRUE(begun.ok()) << begun.status();
   const auto ended = Await<FinishVerdict>([&](auto done) {
-    lifecycle_->Finish(member, *begun, "worker",
-                       {.kind = Outcome::kSuccess}, std::move(done));
+    lifecycle_->Finish(member, *begun, "worker", {.kind = Outcome::kSuccess},
+                       std::move(done));
   });
   ASSERT_TRUE(ended.ok()) << ended.status();
   EXPECT_EQ(GetState(member.id)->status, Status::kSuccess);
@@ -689,15 +689,14 @@ TEST_F(AmqpBackendTest, ADelayedTaskWaitsInMachinerysDelayQueue) {
                      environment_->Now() + absl::Seconds(60),
                      answer.TakeDone());
   ASSERT_TRUE(answer.Wait().ok());
-  const std::string suffix =
-      absl::StrCat(options_.amqp.exchange, ".some_key");
+  const std::string suffix = absl::StrCat(options_.amqp.exchange, ".some_key");
   const std::optional<int64_t> ms = FindDelay(probe_, 60'000, suffix);
   ASSERT_TRUE(ms.has_value());
   const std::string name = absl::StrCat("delay.", *ms, ".", suffix);
   queues_.push_back(name);
-  EXPECT_TRUE(GoDeclarer(TestAmqpUrl())
-                  .DeclareDelayQueue(name, *ms, options_.amqp.exchange,
-                                     "some_key"));
+  EXPECT_TRUE(
+      GoDeclarer(TestAmqpUrl())
+          .DeclareDelayQueue(name, *ms, options_.amqp.exchange, "some_key"));
   const auto message = probe_.Take(name);
   ASSERT_TRUE(message.has_value());
   EXPECT_EQ(message->body, "{\"later\":1}");
@@ -748,9 +747,9 @@ TEST_F(AmqpBackendTest, DelayedTasksArriveWhenTheyAreDueAndNotBefore) {
               begin + absl::Milliseconds(std::stoi(delivery.body) - 5));
   }
   for (Answer& answer : answers) EXPECT_TRUE(answer.Wait().ok());
-  EXPECT_THAT(bodies, ::testing::UnorderedElementsAre(
-                          "-5", "0", "1", "2", "100", "249", "251", "400",
-                          "900"));
+  EXPECT_THAT(bodies,
+              ::testing::UnorderedElementsAre("-5", "0", "1", "2", "100", "249",
+                                              "251", "400", "900"));
 }
 
 TEST_F(AmqpBackendTest, ManyDelayedTasksAllArrive) {
@@ -822,7 +821,8 @@ TEST(AmqpBackendRestartTest, AnAlarmEndsWritesAtTheirDeadline) {
   RabbitServer server;
   ASSERT_TRUE(server.Start().ok());
   const auto environment = MakeSystemEnvironment();
-  auto backend = OpenAmqpBackend(UniqueOptions(server.url()), environment.get());
+  auto backend =
+      OpenAmqpBackend(UniqueOptions(server.url()), environment.get());
   ASSERT_TRUE(backend.ok());
   auto finish = [&] {
     return Await<FinishAnswer>([&](auto done) {
