@@ -77,7 +77,9 @@ struct FinishAnswer {
   enum Kind {
     kWritten,  // it stands (or stood already: this very run wrote it)
     kFinal,    // another final state stood: `recorded`; follow that one
-    kStale,    // a RETRY of a run that is no longer the current one: dropped
+    kRetried,  // a RETRY of this attempt stands, of another run: `recorded`; lay
+               // what it says before acking, since that run may have no delivery
+    kStale,    // a RETRY, and a later attempt has begun or waits: dropped
   } kind = kWritten;
   TaskState recorded;
 };

@@ -341,7 +341,7 @@ void Lifecycle::Core::FollowOutcome(const Task& task, const TaskState& outcome,
     return;
   }
   const TaskState& stands =
-      answer.kind == FinishAnswer::kFinal ? answer.recorded : outcome;
+      answer.kind == FinishAnswer::kWritten ? outcome : answer.recorded;
   Done followed = [status = stands.status,
                    done = std::move(done)](absl::Status followed) mutable {
     if (followed.ok()) {

@@ -84,7 +84,7 @@ struct BeginVerdict {
 struct FinishVerdict {
   enum Kind {
     kStands,  // recorded, or a final state stood: ack all its deliveries
-    kStale,   // dropped: another run of this attempt is the current one
+    kStale,   // dropped: a later attempt is under way
   } kind = kStands;
   Status status = Status::kSuccess;  // that was recorded by this run
 };

@@ -660,15 +660,17 @@ class MemoryBackend : public Backend, public MemoryKeys {
     if (state != nullptr && IsFinal(state->status)) {
       return {FinishAnswer::kFinal, *state};
     }
-    if (outcome.status == Status::kRetry && state != nullptr) {
-      if (state->status == Status::kRetry && state->run == outcome.run) {
-        return {FinishAnswer::kWritten, {}};
+    // A record without a run is a Go writer's.
+    if (outcome.status == Status::kRetry && state != nullptr &&
+        !state->run.empty()) {
+      if (state->status == Status::kRetry &&
+          state->attempt == outcome.attempt) {
+        if (state->run == outcome.run) return {FinishAnswer::kWritten, {}};
+        return {FinishAnswer::kRetried, *state};
       }
-      const bool current = state->status == Status::kStarted &&
-                           state->attempt == outcome.attempt &&
-                           state->run == outcome.run;
-      // A record without a run is a Go writer's.
-      if (!current && !state->run.empty()) return {FinishAnswer::kStale, {}};
+      // Another run of this attempt does not count: its Begin may have come
+      // late, when nobody waited for it any more.
+      if (state->attempt > outcome.attempt) return {FinishAnswer::kStale, {}};
     }
     WriteOver(state, std::move(outcome), request.ttl);
     return {FinishAnswer::kWritten, {}};

@@ -422,6 +422,7 @@ class RedisBackend : public Backend {
           return ReadAnswer<FinishAnswer>(id, reply,
                                           {{"written", FinishAnswer::kWritten},
                                            {"final", FinishAnswer::kFinal},
+                                           {"retried", FinishAnswer::kRetried},
                                            {"stale", FinishAnswer::kStale}});
         }));
   }

@@ -162,15 +162,17 @@ end
 local old = standing(ARGV[8])
 if is_final(old) then return {'final', old} end
 if ARGV[4] == 'RETRY' and old then
-  local state, writer = state_of(old), run_of(old)
-  if state == 'RETRY' and writer == run and run ~= '' then
-    return {'written', ''}
-  end
+  local writer = run_of(old)
+  local attempt = number_of(old, '"Attempt":(%d+)')
   -- A record that carries no run is a Go writer's.
-  if writer ~= '' and
-     not (state == 'STARTED' and writer == run and
-          number_of(old, '"Attempt":(%d+)') == tonumber(ARGV[5])) then
-    return {'stale', ''}
+  if writer ~= '' then
+    if state_of(old) == 'RETRY' and attempt == tonumber(ARGV[5]) then
+      if writer == run then return {'written', ''} end
+      return {'retried', old}
+    end
+    -- Another run of this attempt does not count: its Begin may have come late,
+    -- when nobody waited for it any more.
+    if attempt > tonumber(ARGV[5]) then return {'stale', ''} end
   end
 end
 write(merged(old, ARGV[1], ARGV[2], ARGV[3]), ARGV[7])

@@ -361,6 +361,49 @@ TEST_F(LifecycleTest, ARetryIsVisibleAndRunsWhenDue) {
   EXPECT_LT(State("t")->create_time - sent, absl::Seconds(1));
 }
 
+// A Begin whose caller had given up arrives when another run is under way, and
+// makes itself the current one. Nobody will ever end it.
+TEST_F(LifecycleTest, ARetryIsNotLostToABeginThatComesLate) {
+  int calls = 0;
+  handlers_["flaky"] = [&](const Task&) {
+    if (++calls > 1) return Success({Int(calls)});
+    memory_backend_->Begin({.started = {.task_id = "t",
+                                        .status = Status::kStarted,
+                                        .attempt = 1,
+                                        .run = "ghost"},
+                            .ttl = absl::Hours(1),
+                            .max_begins = 10},
+                           [](absl::StatusOr<BeginAnswer>) {});
+    return Failure("not yet");
+  };
+  ASSERT_TRUE(Send({.id = "t", .name = "flaky", .retry_count = 1}).ok());
+  StartWorker();
+  EXPECT_EQ(Seen("t"), "RETRY not yet");
+  environment_.Advance(absl::Seconds(2));
+  EXPECT_EQ(Seen("t"), "SUCCESS 2");
+}
+
+// Of two runs of an attempt the second to fail has the only delivery left.
+TEST_F(LifecycleTest, ARunThatFindsItsAttemptRetriedLaysTheNextOne) {
+  int calls = 0;
+  handlers_["flaky"] = [&](const Task&) {
+    if (++calls > 1) return Success({Int(calls)});
+    TaskState retry{.task_id = "t",
+                    .status = Status::kRetry,
+                    .attempt = 1,
+                    .run = "ghost",
+                    .next_attempt = 2,
+                    .next_attempt_time = environment_.Now() + absl::Seconds(1)};
+    memory_backend_->Finish({.outcome = retry, .ttl = absl::Hours(1)},
+                            [](absl::StatusOr<FinishAnswer>) {});
+    return Failure("not yet");
+  };
+  ASSERT_TRUE(Send({.id = "t", .name = "flaky", .retry_count = 1}).ok());
+  StartWorker();
+  environment_.Advance(absl::Seconds(2));
+  EXPECT_EQ(Seen("t"), "SUCCESS 2");
+}
+
 TEST_F(LifecycleTest, AHandlerMayAskForItsOwnDelay) {
   int calls = 0;
   handlers_["later"] = [&](const Task&) {

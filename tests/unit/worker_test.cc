@@ -439,10 +439,12 @@ TEST_F(WorkerTest, CopiesBeginAnewWhenTheRunWentStale) {
   gate.began.WaitForNotification();
   broker_.Deliver(task, 2);
 
-  // Another process begins the same attempt: this one's RETRY will be dropped.
+  // Another process begins the next attempt: this one's RETRY will be dropped.
   Lifecycle other(&broker_, memory_.get(), &environment_, {});
   absl::Notification begun;
-  other.Begin(task, "work", "another", [&](auto verdict) {
+  Task next = task;
+  SetStringHeader(next, kAttemptHeader, "2");
+  other.Begin(next, "work", "another", [&](auto verdict) {
     EXPECT_EQ(verdict.value().kind, BeginVerdict::kRun);
     begun.Notify();
   });
@@ -450,8 +452,9 @@ TEST_F(WorkerTest, CopiesBeginAnewWhenTheRunWentStale) {
   gate.go.Notify();
 
   EXPECT_THAT(broker_.AwaitAcks(2), ElementsAre(1, 2));
-  EXPECT_EQ(runs, 2);
-  EXPECT_EQ(StateOf("task_1")->status, Status::kSuccess);
+  EXPECT_EQ(runs, 1);
+  EXPECT_EQ(backend_.Calls("Begin"), 2) << "the copy has begun anew";
+  EXPECT_EQ(StateOf("task_1")->attempt, 2);
   other.Stop();
 }
 
