@@ -410,9 +410,11 @@ void Lifecycle::PassOn(Task task, const std::string& queue, Done done) {
     return;
   }
   SetStringHeader(task, kPassesHeader, absl::StrCat(passes + 1));
-  // Soon at first, as a worker that knows it may be starting; then more seldom.
+  // More seldom as time goes by, but by little each time: where most of the
+  // workers on a queue do not know the name, it takes many passes to meet one
+  // that does, and a pause that doubled would outgrow them.
   const absl::Duration pause =
-      std::clamp(waited / 2, absl::Seconds(1), absl::Minutes(1));
+      std::clamp(waited / 20, absl::Milliseconds(500), absl::Minutes(1));
   DelayedTask delayed = DelayedOf(task, now + pause);
   delayed.queue = queue;
   scope.Repeat<bool>(

@@ -116,6 +116,10 @@ void Submitter::SubmitGroup(std::string group_id, std::vector<Task> members,
 void Submitter::Start(CallPtr call) {
   call->nonce = scope_->environment->NewUuid();
   call->create_time = scope_->environment->Now();
+  // The same as the record's: a PENDING of another time is a Go worker's.
+  for (TaskState& state : call->promised) {
+    state.create_time = call->create_time;
+  }
   call->ttl = scope_->options.pending_expire_in;
   for (Task& task : call->to_send) {
     if (task.routing_key.empty()) {

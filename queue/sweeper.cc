@@ -23,6 +23,16 @@ bool Ended(const std::optional<TaskState>& state) {
   return state.has_value() && IsFinal(state->status);
 }
 
+// A Go worker writes PENDING anew just before it sends a callback. Then a backlog
+// keeps that waiting, and not a worker's death; a second copy would be run again
+// by a Go worker, which does not know the one from the other.
+bool GoWrotePending(const std::optional<TaskState>& callback,
+                    const WorkflowRecord& record) {
+  return callback.has_value() && callback->status == Status::kPending &&
+         absl::ToUnixMillis(callback->create_time) !=
+             absl::ToUnixMillis(record.create_time);
+}
+
 // The callback of a chord and what it promises, callback first.
 std::vector<std::string> CallbackIds(const WorkflowRecord& record) {
   std::vector<std::string> ids;
@@ -293,7 +303,9 @@ void Sweeper::EndGroup(VisitPtr visit, const std::optional<TaskState>& callback,
   } else if (!record.burnt_time.has_value()) {
     // A Go worker set the flag: it may be about to send the callback.
     MarkThenEnd(visit, RecordMark::kBurntSeen);
-  } else if (now - *record.burnt_time > 2 * scope_->options.claim_age) {
+  } else if (now - *record.burnt_time >
+             (GoWrotePending(callback, record) ? 20 : 2) *
+                 scope_->options.claim_age) {
     // It did not, or it did: then the callback's record says so.
     const bool go_sent = callback.has_value() &&
                          callback->status != Status::kPending &&

@@ -71,7 +71,7 @@ class LifecycleTest : public ::testing::Test {
   LifecycleTest()
       : memory_broker_(MakeMemoryBroker(
             {.environment = &environment_, .default_queue = kQueue})),
-        memory_backend_(MakeMemoryBackend(&environment_)),
+        memory_backend_(MakeMemoryBackend(&environment_, &keys_)),
         broker_(memory_broker_.get(), &environment_),
         backend_(memory_backend_.get(), &environment_) {
     handlers_["add"] = [](const Task& task) {
@@ -252,6 +252,7 @@ class LifecycleTest : public ::testing::Test {
 
   FakeEnvironment environment_;
   std::unique_ptr<Broker> memory_broker_;
+  MemoryKeys* keys_ = nullptr;  // before the next, which sets it
   std::unique_ptr<Backend> memory_backend_;
   FailingBroker broker_;
   NoRecordsOnCommand backend_;
@@ -703,7 +704,7 @@ TEST_F(LifecycleTest, AnUnknownNameGoesRoundUntilAWorkerKnowsIt) {
   EXPECT_EQ(Seen("t"), "PENDING");
   const int rounds = acks_;
   EXPECT_GT(rounds, 1);
-  EXPECT_LT(rounds, 20);
+  EXPECT_LT(rounds, 100);  // machinery makes 5,000 a second
   handlers_["only_in_go"] = [](const Task&) { return Success({}); };
   environment_.Advance(absl::Minutes(2));
   EXPECT_EQ(Seen("t"), "SUCCESS");
@@ -797,6 +798,32 @@ TEST_F(LifecycleTest, AGroupThatAGoClientLaidEndsToo) {
   StartWorker();
   environment_.RunDue();
   EXPECT_EQ(Seen("cb"), "SUCCESS 3");
+}
+
+TEST_F(LifecycleTest, ACallbackThatAGoWorkerSentMayWaitInABacklog) {
+  ASSERT_TRUE(
+      SendGroup("g", {Add("a", {1})}, Task{.id = "cb", .name = "add"}).ok());
+  // A Go worker ends the member, sets the flag, writes PENDING, and publishes.
+  environment_.Advance(absl::Seconds(1));
+  TaskState member = *State("a");
+  member.status = Status::kSuccess;
+  member.results = {Int(1)};
+  member.results_null = false;
+  keys_->Set(member, absl::Hours(1));
+  GroupMeta meta = *keys_->GetGroup("g");
+  meta.chord_triggered = true;
+  keys_->SetGroup(meta, absl::Hours(1));
+  TaskState pending = *State("cb");
+  pending.create_time = environment_.Now();
+  keys_->Set(pending, absl::Hours(1));
+
+  environment_.Advance(absl::Minutes(5));
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(acks_, 1) << "the member's; no copy of the callback was sent";
+  EXPECT_EQ(Seen("cb"), "PENDING");
+  environment_.Advance(absl::Minutes(10));
+  EXPECT_EQ(Seen("cb"), "SUCCESS 1") << "it was lost after all";
 }
 
 TEST_F(LifecycleTest, AGroupThatWasNeverSentToItsEndIsAbandoned) {
