@@ -99,16 +99,15 @@ void GoWorker::Publish(const Task& task) {
                   .routing_key = task.routing_key,
                   .body = EncodeTask(task),
                   .priority = task.priority};
-  if (task.eta.has_value() &&
-      task.eta->time > world().scheduler().Now()) {
+  if (task.eta.has_value() && task.eta->time > world().scheduler().Now()) {
     world().StoreAt(std::move(message), task.eta->time);
   } else {
     world().Store(message, [](absl::Status) {});
   }
 }
 
-// What cannot be read or written ends the run, and the delivery is acked all the
-// same. A send that fails is not noticed.
+// What cannot be read or written ends the run, and the delivery is acked all
+// the same. A send that fails is not noticed.
 GoWorker::Fiber GoWorker::Handle(Delivery delivery) {
   absl::StatusOr<Task> decoded = DecodeTask(delivery.body);
   if (!decoded.ok()) co_return;
@@ -182,8 +181,7 @@ GoWorker::Fiber GoWorker::Handle(Delivery delivery) {
       absl::StatusOr<Task> child = DecodeTask(text);
       if (!child.ok()) continue;
       if (!task.immutable) {
-        child->args.insert(child->args.end(), results->begin(),
-                           results->end());
+        child->args.insert(child->args.end(), results->begin(), results->end());
       }
       to_send.push_back(*std::move(child));
     }

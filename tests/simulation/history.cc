@@ -71,15 +71,14 @@ void History::Published(const std::string& id, const std::string& body) {
   }
   absl::StatusOr<Task> task = DecodeTask(body);
   if (!task.ok()) return Violation(task.status().ToString());
-  const std::string which =
-      absl::StrCat("attempt ", AttemptOf(*task),
-                   StringHeader(*task, kUnknownSinceHeader).has_value()
-                       ? " passed on"
-                       : "");
+  const std::string which = absl::StrCat(
+      "attempt ", AttemptOf(*task),
+      StringHeader(*task, kUnknownSinceHeader).has_value() ? " passed on" : "");
   const int count = ++seen_[id].publishes[which];
   if (faultless_ && !mixed_ && !workload_->calls[expected->call].twice &&
       !absl::StrContains(which, "passed on") && count > 1) {
-    Violation(absl::StrCat(id, " (", which, ") was published again, though "
+    Violation(absl::StrCat(id, " (", which,
+                           ") was published again, though "
                            "nothing was lost"));
   }
 }
@@ -91,13 +90,13 @@ void History::MayRun(const std::string& id, int attempt,
   Seen& seen = seen_[id];
   if (!GoTouched(id)) {
     if (before.has_value() && IsFinal(before->status)) {
-      Violation(absl::StrCat(id, " begins though it has ended: ",
-                             Shown(before)));
+      Violation(
+          absl::StrCat(id, " begins though it has ended: ", Shown(before)));
     }
     if (attempt < seen.newest_attempt) {
-      Violation(absl::StrCat(id, " begins attempt ", attempt, ", though attempt ",
-                             seen.newest_attempt, " is the next: ",
-                             Shown(before)));
+      Violation(absl::StrCat(id, " begins attempt ", attempt,
+                             ", though attempt ", seen.newest_attempt,
+                             " is the next: ", Shown(before)));
     }
     for (const std::string& member : expected->members) {
       if (!seen_[member].final_state.has_value()) {
@@ -210,8 +209,7 @@ std::string History::Missing() const {
   for (const std::string& id : MustEnd()) {
     auto seen = seen_.find(id);
     if (seen != seen_.end() && seen->second.final_state.has_value()) continue;
-    if (GoTouched(id) &&
-        !(faultless_ && workload_->tasks.at(id).recorded)) {
+    if (GoTouched(id) && !(faultless_ && workload_->tasks.at(id).recorded)) {
       continue;
     }
     absl::StrAppend(&text, id, " is ",
@@ -222,10 +220,9 @@ std::string History::Missing() const {
 }
 
 int History::ended() const {
-  return static_cast<int>(
-      std::count_if(seen_.begin(), seen_.end(), [](const auto& seen) {
-        return seen.second.final_state.has_value();
-      }));
+  return static_cast<int>(std::count_if(
+      seen_.begin(), seen_.end(),
+      [](const auto& seen) { return seen.second.final_state.has_value(); }));
 }
 
 void History::CheckEnd(int workers) {
@@ -238,12 +235,12 @@ void History::CheckEnd(int workers) {
     const Expected& expected = workload_->tasks.at(id);
     members += expected.members.size();
     if (!GoTouched(id)) CheckTask(id, expected);
-    if (!expected.members.empty() && !GoTouched(id)) CheckCallback(id, expected);
+    if (!expected.members.empty() && !GoTouched(id))
+      CheckCallback(id, expected);
   }
   // Each member is read once and a bit by each worker that meets it, and once
   // more before the claim; a repeat of a call looks at one state.
-  const int64_t most =
-      static_cast<int64_t>(members) * (4 * workers + 4) + 20;
+  const int64_t most = static_cast<int64_t>(members) * (4 * workers + 4) + 20;
   if (faultless_ && read_ > most) {
     Violation(absl::StrCat(read_, " states were read for ", members,
                            " members of chords"));
@@ -262,8 +259,7 @@ void History::CheckTask(const std::string& id, const Expected& expected) {
       if (absl::StrContains(which, "passed on")) passes += count;
     }
     // One of two workers knows "only0": it may still be unlucky often.
-    if ((expected.name != "nobody" && expected.name != "only0") ||
-        passes < 5) {
+    if ((expected.name != "nobody" && expected.name != "only0") || passes < 5) {
       Violation(absl::StrCat(id, " after ", passes, " passes: ", end.error));
     }
   }
@@ -278,8 +274,7 @@ void History::CheckTask(const std::string& id, const Expected& expected) {
   if (expected.on_error || expected.parent.empty()) return;
   const std::optional<TaskState>& parent = seen_[expected.parent].final_state;
   if (!parent.has_value()) return;
-  if (parent->status == Status::kSuccess &&
-      end.error_type == kErrorAbandoned) {
+  if (parent->status == Status::kSuccess && end.error_type == kErrorAbandoned) {
     Violation(absl::StrCat(id, " was abandoned though ", expected.parent,
                            " succeeded"));
   }

@@ -66,7 +66,8 @@ class History {
     absl::Time final_time;
     int newest_attempt = 0;
     int runs = 0;
-    std::map<std::string, int> publishes;  // by attempt, and how it was passed on
+    std::map<std::string, int>
+        publishes;  // by attempt, and how it was passed on
   };
 
   const Expected* Find(const std::string& id) const;

@@ -5,9 +5,8 @@
 namespace penstock::simulation {
 
 void Scheduler::Write(std::string_view what, std::string_view detail) {
-  lines_.push_back(absl::StrFormat("%12.6f  %-22s %s",
-                                   absl::ToDoubleSeconds(Elapsed()), what,
-                                   detail));
+  lines_.push_back(absl::StrFormat(
+      "%12.6f  %-22s %s", absl::ToDoubleSeconds(Elapsed()), what, detail));
 }
 
 }  // namespace penstock::simulation

@@ -63,8 +63,8 @@ class Scheduler {
     events_.emplace(std::tuple(std::max(due, now_), dice_.Next(), ++numbers_),
                     Event{kind, what, std::move(who), std::move(run)});
   }
-  void After(absl::Duration delay, Kind kind, const char* what,
-             std::string who, Closure run) {
+  void After(absl::Duration delay, Kind kind, const char* what, std::string who,
+             Closure run) {
     At(now_ + delay, kind, what, std::move(who), std::move(run));
   }
 

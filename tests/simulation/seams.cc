@@ -60,11 +60,10 @@ class SimBackend : public Backend {
             return;
           }
           requests.resize(reached);
-          real().CreatePending(
-              std::move(requests),
-              [cb = std::move(cb)](auto) mutable {
-                std::move(cb)(BackendAway());
-              });
+          real().CreatePending(std::move(requests),
+                               [cb = std::move(cb)](auto) mutable {
+                                 std::move(cb)(BackendAway());
+                               });
         });
   }
   void TakeBack(std::vector<std::string> ids, std::string nonce,
@@ -85,8 +84,8 @@ class SimBackend : public Backend {
   void Begin(BeginRequest request, Callback<BeginAnswer> done) override {
     const std::string id = request.started.task_id;
     Callback<BeginAnswer> then =
-        [this, done = std::move(done)](
-            absl::StatusOr<BeginAnswer> answer) mutable {
+        [this,
+         done = std::move(done)](absl::StatusOr<BeginAnswer> answer) mutable {
           const bool runs = answer.ok() && answer->kind == BeginAnswer::kRun;
           std::move(done)(std::move(answer));
           if (runs) on_run_();
@@ -134,16 +133,16 @@ class SimBackend : public Backend {
 
   void Continue(TaskState pending, absl::Duration ttl, absl::Duration final_ttl,
                 Callback<ContinueAnswer> done) override {
-    Op<ContinueAnswer>(
-        "Continue", kWrites, {pending.task_id}, std::move(done),
-        [this, pending, ttl, final_ttl](auto cb) {
-          if (world().bug() == Bug::kPendingOverFinal) {
-            keys().Set(pending, ttl);
-            std::move(cb)(ContinueAnswer{});
-            return;
-          }
-          real().Continue(pending, ttl, final_ttl, std::move(cb));
-        });
+    Op<ContinueAnswer>("Continue", kWrites, {pending.task_id}, std::move(done),
+                       [this, pending, ttl, final_ttl](auto cb) {
+                         if (world().bug() == Bug::kPendingOverFinal) {
+                           keys().Set(pending, ttl);
+                           std::move(cb)(ContinueAnswer{});
+                           return;
+                         }
+                         real().Continue(pending, ttl, final_ttl,
+                                         std::move(cb));
+                       });
   }
   void Abandon(TaskState failure, absl::Duration ttl,
                Callback<bool> done) override {
@@ -159,19 +158,16 @@ class SimBackend : public Backend {
                        real().Cancel(cancelled, final_ttl, std::move(cb));
                      });
   }
-  void ClaimRequest(RequestClaim claim,
-                    Callback<RequestAnswer> done) override {
-    Op<RequestAnswer>("ClaimRequest", kWrites, {claim.request_id},
-                      std::move(done), [this, claim](auto cb) {
-                        real().ClaimRequest(claim, std::move(cb));
-                      });
+  void ClaimRequest(RequestClaim claim, Callback<RequestAnswer> done) override {
+    Op<RequestAnswer>(
+        "ClaimRequest", kWrites, {claim.request_id}, std::move(done),
+        [this, claim](auto cb) { real().ClaimRequest(claim, std::move(cb)); });
   }
   void EndRequest(std::string request_id, std::string nonce, RequestEnd end,
                   Done done) override {
     Op<bool>("EndRequest", kWrites, {request_id}, AsCallback(std::move(done)),
              [this, request_id, nonce, end](auto cb) {
-               real().EndRequest(request_id, nonce, end,
-                                 AsDone(std::move(cb)));
+               real().EndRequest(request_id, nonce, end, AsDone(std::move(cb)));
              });
   }
   void GetStates(
@@ -201,16 +197,15 @@ class SimBackend : public Backend {
   void CreateRecord(WorkflowRecord record, absl::Time visit, absl::Duration ttl,
                     Callback<PendingAnswer> done) override {
     const bool cut_short = world().Fault(world().profile().lost);
-    Op<PendingAnswer>(
-        "CreateRecord", kWrites, {record.id}, std::move(done),
-        [this, record, visit, ttl, cut_short](auto cb) {
-          if (cut_short) {
-            keys().OpenOnly(record, visit);
-            std::move(cb)(BackendAway());
-            return;
-          }
-          real().CreateRecord(record, visit, ttl, std::move(cb));
-        });
+    Op<PendingAnswer>("CreateRecord", kWrites, {record.id}, std::move(done),
+                      [this, record, visit, ttl, cut_short](auto cb) {
+                        if (cut_short) {
+                          keys().OpenOnly(record, visit);
+                          std::move(cb)(BackendAway());
+                          return;
+                        }
+                        real().CreateRecord(record, visit, ttl, std::move(cb));
+                      });
   }
   void GetRecord(WorkflowRecord::Kind kind, std::string id,
                  Callback<std::optional<WorkflowRecord>> done) override {
@@ -256,13 +251,12 @@ class SimBackend : public Backend {
     Op<ClaimAnswer>(
         "ClaimChord", kWrites, {group_id}, std::move(done),
         [this, group_id, token, now, ttl](Callback<ClaimAnswer> cb) {
-          real().ClaimChord(
-              group_id, token, now, ttl,
-              [this, group_id, now, ttl,
-               cb = std::move(cb)](absl::StatusOr<ClaimAnswer> answer) mutable {
-                Claimed(group_id, now, ttl, answer);
-                std::move(cb)(answer);
-              });
+          real().ClaimChord(group_id, token, now, ttl,
+                            [this, group_id, now, ttl, cb = std::move(cb)](
+                                absl::StatusOr<ClaimAnswer> answer) mutable {
+                              Claimed(group_id, now, ttl, answer);
+                              std::move(cb)(answer);
+                            });
         });
   }
   void LeaseOpen(absl::Time now, absl::Time next_visit, int limit,
@@ -292,16 +286,15 @@ class SimBackend : public Backend {
     Op<LeasedBatch>(
         "LeaseDue", kWrites, {}, std::move(done),
         [this, limit, lease](Callback<LeasedBatch> cb) {
-          real().LeaseDue(limit, lease,
-                          [this, cb = std::move(cb)](auto batch) mutable {
-                            for (const LeasedTask& task : batch->tasks) {
-                              Detail(absl::StrCat(task.task.task_id,
-                                                  " leased, attempt ",
-                                                  task.task.attempt));
-                              world().Progress();
-                            }
-                            std::move(cb)(std::move(batch));
-                          });
+          real().LeaseDue(
+              limit, lease, [this, cb = std::move(cb)](auto batch) mutable {
+                for (const LeasedTask& task : batch->tasks) {
+                  Detail(absl::StrCat(task.task.task_id, " leased, attempt ",
+                                      task.task.attempt));
+                  world().Progress();
+                }
+                std::move(cb)(std::move(batch));
+              });
         },
         /*progress=*/false);
   }
@@ -313,8 +306,7 @@ class SimBackend : public Backend {
   }
   void RemoveLeased(LeasedTask leased, Done done) override {
     Op<bool>("RemoveLeased", kWrites, {leased.task.task_id},
-             AsCallback(std::move(done)),
-             [this, leased](Callback<bool> cb) {
+             AsCallback(std::move(done)), [this, leased](Callback<bool> cb) {
                if (world().bug() != Bug::kMoverRemovesNextRetry) {
                  real().RemoveLeased(leased, AsDone(std::move(cb)));
                  return;
@@ -328,10 +320,9 @@ class SimBackend : public Backend {
              });
   }
   void LayDead(DeadTask task, Done done) override {
-    Op<bool>("LayDead", kWrites, {task.task_id}, AsCallback(std::move(done)),
-             [this, task](auto cb) {
-               real().LayDead(task, AsDone(std::move(cb)));
-             });
+    Op<bool>(
+        "LayDead", kWrites, {task.task_id}, AsCallback(std::move(done)),
+        [this, task](auto cb) { real().LayDead(task, AsDone(std::move(cb))); });
   }
   void SubscribeHints(absl::AnyInvocable<void(std::string_view)>) override {}
   void Ping(Done done) override {
@@ -409,8 +400,7 @@ class SimConsumer : public Consumer {
   void Ack(DeliveryTag tag) override { link_->Settle(tag, false); }
   void Return(DeliveryTag tag) override {
     // A worker gives back what it could not begin.
-    const bool acks =
-        process_->world()->bug() == Bug::kAckOnBackendError;
+    const bool acks = process_->world()->bug() == Bug::kAckOnBackendError;
     link_->Settle(tag, !acks);
   }
   void Pause() override { link_->SetTaking(false); }
@@ -446,15 +436,14 @@ class SimBroker : public Broker {
   }
   void PublishDead(std::string queue, std::string body, std::string reason,
                    Done done) override {
-    process_->Request<bool>(
-        "PublishDead", queue, kPublishes, BrokerAway(),
-        AsCallback(std::move(done)),
-        [world = process_->world(), queue, body,
-         reason](Callback<bool> cb) mutable {
-          world->broker().PublishDead(queue, body, reason,
-                                      AsDone(std::move(cb)));
-          world->Drain();
-        });
+    process_->Request<bool>("PublishDead", queue, kPublishes, BrokerAway(),
+                            AsCallback(std::move(done)),
+                            [world = process_->world(), queue, body,
+                             reason](Callback<bool> cb) mutable {
+                              world->broker().PublishDead(
+                                  queue, body, reason, AsDone(std::move(cb)));
+                              world->Drain();
+                            });
   }
   bool KeepsDelayed() const override { return false; }
   void PublishAt(Message, absl::Time, Done) override {

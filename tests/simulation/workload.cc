@@ -27,7 +27,7 @@ class Maker {
         case 0:
         case 1:
           call.tasks.push_back(SingleTask());
-      workload_.tasks[call.tasks.back().id].recorded = true;
+          workload_.tasks[call.tasks.back().id].recorded = true;
           break;
         case 2:
         case 3:
@@ -62,9 +62,8 @@ class Maker {
     Task task = Plain(name, parent);
     task.immutable = dice_.Chance(0.15);
     if (dice_.Chance(0.2)) {
-      task.eta = ZonedTime{
-          .time = start_ + dice_.Between(absl::ZeroDuration(),
-                                         absl::Seconds(40))};
+      task.eta = ZonedTime{.time = start_ + dice_.Between(absl::ZeroDuration(),
+                                                          absl::Seconds(40))};
     } else if (dice_.Chance(0.04)) {
       task.eta = ZonedTime{.time = start_ + latest_ * dice_.Unit()};
     }
@@ -136,8 +135,8 @@ class Maker {
     call.callback = std::move(callback);
   }
   void AddImpostor() {
-    const Call& victim = workload_.calls[dice_.Below(
-        static_cast<int>(workload_.calls.size()))];
+    const Call& victim =
+        workload_.calls[dice_.Below(static_cast<int>(workload_.calls.size()))];
     Call call{.name = "impostor",
               .at = dice_.Between(absl::ZeroDuration(), absl::Seconds(60)),
               .hash = "hash-impostor",

@@ -53,8 +53,8 @@ struct Workload {
   std::string Text() const;
 };
 
-// `latest`: how far ahead a task may be delayed. `go`: only what a Go worker can
-// take, which loses what no queue takes.
+// `latest`: how far ahead a task may be delayed. `go`: only what a Go worker
+// can take, which loses what no queue takes.
 Workload MakeWorkload(Dice& dice, absl::Time start, absl::Duration latest,
                       bool go);
 

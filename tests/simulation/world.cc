@@ -55,11 +55,11 @@ void Process::Bury() {
 
 void Link::Connect() {
   if (closed_ || !process_->alive()) return;
-  inner_ = process_->world()
-               ->broker()
-               .Consume(options_,
-                        [this](Delivery d) { OnDelivery(std::move(d)); })
-               .value();
+  inner_ =
+      process_->world()
+          ->broker()
+          .Consume(options_, [this](Delivery d) { OnDelivery(std::move(d)); })
+          .value();
   if (!taking_) inner_->Pause();
   process_->world()->Drain();
 }
@@ -112,24 +112,23 @@ void Link::OnDelivery(Delivery delivery) {
 void Link::Settle(DeliveryTag tag, bool requeue) {
   World* const world = process_->world();
   const absl::Time now = world->scheduler().Now();
-  process_->Later(settles_.Next(now + world->Latency()) - now,
-                  Scheduler::kWork, requeue ? "return" : "ack",
-                  [self = shared_from_this(), tag, requeue] {
-                    if (self->inner_ == nullptr ||
-                        self->generation_ != tag.generation ||
-                        self->unacked_.erase(tag.tag) == 0) {
-                      return;
-                    }
-                    World* const world = self->process_->world();
-                    world->Progress();
-                    if (requeue) {
-                      self->inner_->Return(tag);
-                    } else {
-                      self->inner_->Ack(tag);
-                      world->Acked();
-                    }
-                    world->Drain();
-                  });
+  process_->Later(
+      settles_.Next(now + world->Latency()) - now, Scheduler::kWork,
+      requeue ? "return" : "ack", [self = shared_from_this(), tag, requeue] {
+        if (self->inner_ == nullptr || self->generation_ != tag.generation ||
+            self->unacked_.erase(tag.tag) == 0) {
+          return;
+        }
+        World* const world = self->process_->world();
+        world->Progress();
+        if (requeue) {
+          self->inner_->Return(tag);
+        } else {
+          self->inner_->Ack(tag);
+          world->Acked();
+        }
+        world->Drain();
+      });
 }
 
 void Link::SetTaking(bool taking) {
@@ -181,8 +180,8 @@ World::World(const Profile& profile, uint64_t seed, Bug bug, bool trace)
       bug_(bug),
       scheduler_(seed, trace),
       twins_(&scheduler_),
-      broker_(MakeMemoryBroker(
-          {.environment = &twins_, .default_queue = kQueue})),
+      broker_(
+          MakeMemoryBroker({.environment = &twins_, .default_queue = kQueue})),
       backend_(MakeMemoryBackend(&twins_, &keys_)),
       options_{.results_expire_in = absl::Minutes(10),
                .pending_expire_in = absl::Hours(2),
@@ -191,8 +190,7 @@ World::World(const Profile& profile, uint64_t seed, Bug bug, bool trace)
       workload_(MakeWorkload(dice(), scheduler_.Now(), kLatest,
                              profile.go_workers > 0)),
       progress_(scheduler_.Now()),
-      first_faults_(
-          dice().Between(absl::Seconds(1), absl::Seconds(90))),
+      first_faults_(dice().Between(absl::Seconds(1), absl::Seconds(90))),
       late_faults_(absl::InfiniteDuration()),
       crashes_left_(dice().Between(1, 6)) {
   history_.Start(&workload_, options_.results_expire_in, profile.faultless(),
@@ -236,10 +234,9 @@ absl::Duration World::Latency() {
 
 absl::Duration World::HandlerTime() {
   const double p = dice().Unit();
-  return dice().Between(absl::ZeroDuration(),
-                        p < 0.8    ? absl::Milliseconds(50)
-                        : p < 0.95 ? absl::Seconds(5)
-                                   : absl::Seconds(90));
+  return dice().Between(absl::ZeroDuration(), p < 0.8 ? absl::Milliseconds(50)
+                                              : p < 0.95 ? absl::Seconds(5)
+                                                         : absl::Seconds(90));
 }
 
 absl::StatusOr<Results> World::RunHandler(const std::string& name,
@@ -304,8 +301,8 @@ void World::Observe(const std::vector<std::string>& ids, bool by_go) {
 
 void World::Start(Member& member) {
   static constexpr const char* kNames[] = {"gateway", "worker", "go"};
-  const std::string name = absl::StrCat(kNames[member.kind], member.number, ".",
-                                        ++member.lives);
+  const std::string name =
+      absl::StrCat(kNames[member.kind], member.number, ".", ++member.lives);
   scheduler_.Note("starts", name);
   bodies_.push_back(std::make_unique<Body>());
   Body& body = *bodies_.back();
@@ -322,21 +319,21 @@ void World::Start(Member& member) {
       if (body.runtime != nullptr) body.runtime->RunOneTask();
     });
   });
-  body.lifecycle =
-      std::make_unique<Lifecycle>(body.broker.get(), body.backend.get(),
-                                  body.environment.get(), options_);
+  body.lifecycle = std::make_unique<Lifecycle>(
+      body.broker.get(), body.backend.get(), body.environment.get(), options_);
   body.lifecycle->Start();
   if (member.kind == Member::kGateway) return;
 
   Handlers handlers;
-  for (const char* handler : {"ok", "fail", "flaky", "later", "perm",
-                              "impostor", "only0"}) {
+  for (const char* handler :
+       {"ok", "fail", "flaky", "later", "perm", "impostor", "only0"}) {
     if (handler == std::string("only0") && member.number != 0) continue;
-    handlers.emplace(handler,
-                     [this, handler](Context& context, absl::Span<const Value>)
-                         -> absl::StatusOr<Results> {
-                       return RunHandler(handler, context.task_id);
-                     });
+    handlers.emplace(
+        handler,
+        [this, handler](Context& context,
+                        absl::Span<const Value>) -> absl::StatusOr<Results> {
+          return RunHandler(handler, context.task_id);
+        });
   }
   RuntimeOptions options{.worker_id = name,
                          .concurrency = member.concurrency,
@@ -352,8 +349,8 @@ void World::Start(Member& member) {
                      .environment = body.environment.get(),
                      .lifecycle = body.lifecycle.get()},
       std::move(handlers), std::move(options));
-  absl::Status started = body.runtime->Start(
-      {.queues = {kQueue}, .prefetch = member.prefetch});
+  absl::Status started =
+      body.runtime->Start({.queues = {kQueue}, .prefetch = member.prefetch});
   if (!started.ok()) history_.Violation(started.ToString());
 }
 
@@ -361,8 +358,9 @@ void World::Crash(Member& member) {
   scheduler_.Note("crashes", member.body->process->name());
   std::exchange(member.body, nullptr)->Kill();
   const absl::Duration pause =
-      dice().Chance(0.7) ? dice().Between(absl::ZeroDuration(), absl::Seconds(5))
-                         : dice().Between(absl::Seconds(5), absl::Minutes(2));
+      dice().Chance(0.7)
+          ? dice().Between(absl::ZeroDuration(), absl::Seconds(5))
+          : dice().Between(absl::Seconds(5), absl::Minutes(2));
   scheduler_.After(pause, Scheduler::kTimer, "restart", "",
                    [this, &member] { Start(member); });
 }
@@ -370,8 +368,7 @@ void World::Crash(Member& member) {
 void World::MaybeBreakSomething() {
   if (!faults_on()) return;
   if (crashes_left_ > 0 && dice().Chance(profile_.crash)) {
-    Member& member =
-        *fleet_[dice().Below(static_cast<int>(fleet_.size()))];
+    Member& member = *fleet_[dice().Below(static_cast<int>(fleet_.size()))];
     const bool harmless = member.kind == Member::kGo && profile_.go_error == 0;
     if (member.body != nullptr && !harmless) {
       --crashes_left_;
@@ -381,8 +378,7 @@ void World::MaybeBreakSomething() {
   if (dice().Chance(profile_.cut)) {
     std::erase_if(links_, [](const auto& weak) { return weak.expired(); });
     if (links_.empty()) return;
-    LinkPtr link =
-        links_[dice().Below(static_cast<int>(links_.size()))].lock();
+    LinkPtr link = links_[dice().Below(static_cast<int>(links_.size()))].lock();
     if (link->connected()) {
       scheduler_.Note("connection ends", "");
       link->Break();
@@ -414,10 +410,10 @@ void World::Submit(size_t index, int tries_left) {
       *gateways[dice().Below(static_cast<int>(gateways.size()))]
            ->body->lifecycle;
   Submission submission{.payload_hash = call.hash};
-  Callback<Submitted> done =
-      [this, index, tries_left](absl::StatusOr<Submitted> answer) {
-        Answered(index, tries_left, std::move(answer));
-      };
+  Callback<Submitted> done = [this, index,
+                              tries_left](absl::StatusOr<Submitted> answer) {
+    Answered(index, tries_left, std::move(answer));
+  };
   switch (call.kind) {
     case Call::kTask:
       lifecycle.SubmitTask(call.tasks[0], submission, std::move(done));
@@ -435,8 +431,11 @@ void World::Submit(size_t index, int tries_left) {
 void World::Answered(size_t index, int tries_left,
                      absl::StatusOr<Submitted> answer) {
   const Call& call = workload_.calls[index];
+  // Not ToString: absl shuffles its payloads.
   scheduler_.Note("client is told",
-                  absl::StrCat(call.name, " ", answer.status().ToString()));
+                  absl::StrCat(call.name, " ",
+                               absl::StatusCodeToString(answer.status().code()),
+                               " ", answer.status().message()));
   const bool unknown = absl::IsUnavailable(answer.status()) ||
                        absl::IsDeadlineExceeded(answer.status()) ||
                        absl::IsAborted(answer.status()) ||
@@ -491,11 +490,11 @@ std::string World::WhatIsLeft() {
 
 void World::Run() {
   auto add = [this](Member::Kind kind, int number) {
-    fleet_.push_back(std::make_unique<Member>(
-        Member{.kind = kind,
-               .number = number,
-               .concurrency = dice().Between(1, 3),
-               .prefetch = dice().Between(1, 6)}));
+    fleet_.push_back(
+        std::make_unique<Member>(Member{.kind = kind,
+                                        .number = number,
+                                        .concurrency = dice().Between(1, 3),
+                                        .prefetch = dice().Between(1, 6)}));
     Start(*fleet_.back());
   };
   const int gateways = dice().Between(1, 2);

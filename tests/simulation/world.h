@@ -16,6 +16,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <ostream>
 #include <set>
 #include <string>
 #include <utility>
@@ -54,6 +55,11 @@ struct Profile {
   }
 };
 
+// For gtest's texts.
+inline void PrintTo(const Profile& profile, std::ostream* out) {
+  *out << profile.name;
+}
+
 // Known mistakes, made on purpose: the simulator must find each.
 enum class Bug {
   kNone,
@@ -69,7 +75,8 @@ enum class Bug {
   kTakesBackOthers,        // PENDING is taken back, whoever wrote it
 };
 
-// What the decorators ask the twins through: completions run when it is drained.
+// What the decorators ask the twins through: completions run when it is
+// drained.
 class TwinEnvironment : public Environment {
  public:
   explicit TwinEnvironment(Scheduler* scheduler) : scheduler_(scheduler) {}
@@ -229,8 +236,7 @@ class World {
   void Crash(Member& member);
   void MaybeBreakSomething();
   void Submit(size_t call, int tries_left);
-  void Answered(size_t call, int tries_left,
-                absl::StatusOr<Submitted> answer);
+  void Answered(size_t call, int tries_left, absl::StatusOr<Submitted> answer);
   bool Quiet();
   std::string WhatIsLeft();
 
@@ -273,11 +279,11 @@ void Process::Request(const char* what, const std::string& key, LaneId lane,
   told_on_death_[token] = [answer] { answer(absl::CancelledError("dead")); };
   const Fate fate = world_->DrawFate();
   const std::string who = absl::StrCat(name_, " ", key);
-  auto reply = [self = shared_from_this(), token, answer, who,
-                lane](const char* what, absl::StatusOr<T> result) {
+  auto reply = [self = shared_from_this(), token, answer, who, lane](
+                   const char* what, absl::StatusOr<T> result) {
     Scheduler& scheduler = self->world_->scheduler();
-    const absl::Time due = self->back_[lane].Next(
-        scheduler.Now() + self->world_->Latency());
+    const absl::Time due =
+        self->back_[lane].Next(scheduler.Now() + self->world_->Latency());
     scheduler.At(due, Scheduler::kWork, what, who,
                  [self, token, answer, result = std::move(result)]() mutable {
                    if (self->told_on_death_.erase(token) > 0) {
@@ -286,28 +292,26 @@ void Process::Request(const char* what, const std::string& key, LaneId lane,
                  });
   };
   Scheduler& scheduler = world_->scheduler();
-  absl::Time due =
-      out_[lane].Next(scheduler.Now() + world_->Latency());
+  absl::Time due = out_[lane].Next(scheduler.Now() + world_->Latency());
   if (fate == Fate::kLate) {
     reply("gives up", lost);
     due += world_->dice().Between(absl::ZeroDuration(), absl::Seconds(8));
   }
-  scheduler.At(due, Scheduler::kWork, what, who,
-               [self = shared_from_this(), fate, lost, reply,
-                execute = std::move(execute)]() mutable {
-                 World* const world = self->world_;
-                 // Its sender died: the request may have left before, or not.
-                 if (!self->alive_ && world->dice().Chance(0.5)) return;
-                 if (fate == Fate::kNotDone) return reply("refused", lost);
-                 absl::StatusOr<T> result = lost;
-                 execute([&result](absl::StatusOr<T> r) {
-                   result = std::move(r);
-                 });
-                 world->Drain();
-                 if (fate == Fate::kLate) return;
-                 if (fate == Fate::kReplyLost) return reply("reply lost", lost);
-                 reply("reply", std::move(result));
-               });
+  scheduler.At(
+      due, Scheduler::kWork, what, who,
+      [self = shared_from_this(), fate, lost, reply,
+       execute = std::move(execute)]() mutable {
+        World* const world = self->world_;
+        // Its sender died: the request may have left before, or not.
+        if (!self->alive_ && world->dice().Chance(0.5)) return;
+        if (fate == Fate::kNotDone) return reply("refused", lost);
+        absl::StatusOr<T> result = lost;
+        execute([&result](absl::StatusOr<T> r) { result = std::move(r); });
+        world->Drain();
+        if (fate == Fate::kLate) return;
+        if (fate == Fate::kReplyLost) return reply("reply lost", lost);
+        reply("reply", std::move(result));
+      });
 }
 
 }  // namespace penstock::simulation
