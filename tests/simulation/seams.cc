@@ -381,7 +381,8 @@ class SimBackend : public Backend {
          execute = std::move(execute)](Callback<T> cb) mutable {
           execute(std::move(cb));
           world().Drain();
-          if (progress) world().Progress();
+          if (!progress) return;
+          world().Progress();
           world().Observe(ids);
         });
   }

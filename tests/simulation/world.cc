@@ -234,9 +234,11 @@ absl::Duration World::Latency() {
 
 absl::Duration World::HandlerTime() {
   const double p = dice().Unit();
-  return dice().Between(absl::ZeroDuration(), p < 0.8 ? absl::Milliseconds(50)
-                                              : p < 0.95 ? absl::Seconds(5)
-                                                         : absl::Seconds(90));
+  const double long_ones = profile_.long_handlers;
+  return dice().Between(absl::ZeroDuration(), p < long_ones ? absl::Seconds(90)
+                                              : p < long_ones + 0.15
+                                                  ? absl::Seconds(5)
+                                                  : absl::Milliseconds(50));
 }
 
 absl::StatusOr<Results> World::RunHandler(const std::string& name,

@@ -48,7 +48,8 @@ struct Profile {
   double stall = 0;    // a request takes up to 40 s
   int go_workers = 0;  // at most
   double go_error = 0;
-  int cpp_workers = 2;  // at most
+  double long_handlers = 0.05;  // of up to 90 s
+  int cpp_workers = 2;          // at most
 
   bool faultless() const {
     return lost + late + duplicate + crash + cut + stall == 0;
