@@ -193,7 +193,10 @@ struct DelayedTask {
 
 struct LeasedTask {
   DelayedTask task;
-  int64_t lease = 0;  // the score that the lease wrote; RemoveLeased matches it
+  // What RemoveLeased matches: the entry's time in half milliseconds. A due time
+  // is even and a lease odd, so a task that was laid again meanwhile never looks
+  // as if it were still leased.
+  int64_t lease = 0;
 };
 
 struct LeasedBatch {

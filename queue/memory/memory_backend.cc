@@ -73,7 +73,8 @@ struct Record {
   std::string token;  // of the claim
 };
 
-// A member of the delayed set: ordered by score, then id, as Redis orders.
+// A member of the delayed set: ordered by score (LeasedTask::lease), then id, as
+// Redis orders.
 struct Delayed {
   DelayedTask task;
   int64_t score;
@@ -421,9 +422,9 @@ class MemoryBackend : public Backend, public MemoryKeys {
     {
       absl::MutexLock lock(&mu_);
       task.due = absl::FromUnixMillis(absl::ToUnixMillis(task.due));
-      Reschedule(task.task_id, absl::ToUnixMillis(task.due));
       std::string id = task.task_id;
-      const int64_t score = absl::ToUnixMillis(task.due);
+      const int64_t score = 2 * absl::ToUnixMillis(task.due);
+      Reschedule(id, score);
       delayed_[std::move(id)] = {std::move(task), score};
     }
     CompleteDone(std::move(done));
@@ -435,10 +436,10 @@ class MemoryBackend : public Backend, public MemoryKeys {
     {
       absl::MutexLock lock(&mu_);
       const int64_t now = absl::ToUnixMillis(Now());
-      const int64_t until = now + absl::ToInt64Milliseconds(lease);
+      const int64_t until = 2 * (now + absl::ToInt64Milliseconds(lease)) + 1;
       std::vector<std::string> due;
       for (const auto& [score, id] : due_order_) {
-        if (score > now || static_cast<int>(due.size()) == limit) break;
+        if (score > 2 * now || static_cast<int>(due.size()) == limit) break;
         due.push_back(id);
       }
       for (const std::string& id : due) {
@@ -448,7 +449,8 @@ class MemoryBackend : public Backend, public MemoryKeys {
         batch.tasks.push_back({.task = delayed.task, .lease = until});
       }
       if (!due_order_.empty()) {
-        batch.next_due = absl::FromUnixMillis(due_order_.begin()->first);
+        batch.next_due =
+            absl::FromUnixMillis((due_order_.begin()->first + 1) / 2);
       }
     }
     Complete(std::move(done), std::move(batch));

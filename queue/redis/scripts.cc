@@ -430,14 +430,16 @@ return 1
 )lua";
 
 // ARGV: limit (up to 1000: Lua's stack), lease in ms. The server's clock decides,
-// so that the movers of a fleet agree.
+// so that the movers of a fleet agree. A lease ends in the middle of a millisecond,
+// where no due time is: so a task that was laid again, whatever its due time, is
+// not taken for the leased one. LeasedTask::lease is twice the score.
 constexpr std::string_view kLeaseDue = R"lua(
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local lease = string.format('%.0f', now + tonumber(ARGV[2]))
+local lease = string.format('%.1f', now + tonumber(ARGV[2]) + 0.5)
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf',
                        string.format('%.0f', now), 'LIMIT', 0, ARGV[1])
-local answer = {lease, ''}
+local answer = {string.format('%.0f', tonumber(lease) * 2), ''}
 if #due > 0 then
   local texts = redis.call('HMGET', KEYS[2], unpack(due))
   for i, id in ipairs(due) do
@@ -451,7 +453,9 @@ if #due > 0 then
   end
 end
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-if first[2] then answer[2] = string.format('%.0f', tonumber(first[2])) end
+if first[2] then
+  answer[2] = string.format('%.0f', math.ceil(tonumber(first[2])))
+end
 return answer
 )lua";
 
@@ -460,14 +464,13 @@ constexpr std::string_view kGetDelayed = R"lua(
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 local text = redis.call('HGET', KEYS[2], ARGV[1])
 if not score or not text then return {} end
-return {string.format('%.0f', tonumber(score)), text}
+return {string.format('%.0f', tonumber(score) * 2), text}
 )lua";
 
 // ARGV: id, lease, attempt.
 constexpr std::string_view kRemoveLeased = R"lua(
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if not score or tonumber(score) ~= tonumber(ARGV[2]) then return 0 end
--- It may have been laid again with a due time equal to the lease.
+if not score or tonumber(score) * 2 ~= tonumber(ARGV[2]) then return 0 end
 local text = redis.call('HGET', KEYS[2], ARGV[1])
 if text and string.match(text, '^(%d+) ') ~= ARGV[3] then return 0 end
 redis.call('ZREM', KEYS[1], ARGV[1])
