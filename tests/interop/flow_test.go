@@ -43,7 +43,7 @@ func flow(t *testing.T, m machinery, groups bool) []string {
 	see("several values", c.send(t, task("return_multiple_values", "foo", "bar", arg("bool", false)))())
 	see("no values", c.send(t, task("return_multiple_values", "", "", arg("bool", true)))())
 	see("panic", c.send(t, task("panic"))())
-	eta := time.Now().Add(100 * time.Millisecond).UTC()
+	eta := time.Now().Add(goDelay).UTC()
 	delay := task("delay_test")
 	delay.ETA = &eta
 	out := c.send(t, delay)()
