@@ -190,29 +190,18 @@ void SetIds(const std::vector<std::string>& ids,
 
 // ---- Send... -------------------------------------------------------------
 
-// How a request becomes what Lifecycle takes.
-template <typename Request>
-struct Reading;
-template <>
-struct Reading<v1::SendTaskRequest> {
-  using Call = TaskCall;
-  static constexpr auto* kRead = &ReadSendTask;
-};
-template <>
-struct Reading<v1::SendChainRequest> {
-  using Call = ChainCall;
-  static constexpr auto* kRead = &ReadSendChain;
-};
-template <>
-struct Reading<v1::SendGroupRequest> {
-  using Call = GroupCall;
-  static constexpr auto* kRead = &ReadSendGroup;
-};
-template <>
-struct Reading<v1::SendChordRequest> {
-  using Call = GroupCall;
-  static constexpr auto* kRead = &ReadSendChord;
-};
+auto ReadSend(const v1::SendTaskRequest& request, const Intake& intake) {
+  return ReadSendTask(request, intake);
+}
+auto ReadSend(const v1::SendChainRequest& request, const Intake& intake) {
+  return ReadSendChain(request, intake);
+}
+auto ReadSend(const v1::SendGroupRequest& request, const Intake& intake) {
+  return ReadSendGroup(request, intake);
+}
+auto ReadSend(const v1::SendChordRequest& request, const Intake& intake) {
+  return ReadSendChord(request, intake);
+}
 
 // Whether nothing of the call was kept, so that a repeat is a new call.
 bool WasRefused(const absl::Status& status) {
@@ -220,14 +209,16 @@ bool WasRefused(const absl::Status& status) {
          !absl::IsAborted(status) && !absl::IsCancelled(status);
 }
 
+// Puts the answer of a Send into its response.
+using Fill = absl::AnyInvocable<void(const SentIds&, const Submitted&)>;
+
 // One Send under a request_id: claims it, submits it as of the time of the first
-// claim, says how it ended. One callback at a time, so it needs no lock.
-template <typename Request>
+// claim, says how it ended. One callback at a time, so it needs no lock. `Call` is
+// a TaskCall, a ChainCall or a GroupCall.
+template <typename Call>
 class RepeatableSend
-    : public std::enable_shared_from_this<RepeatableSend<Request>> {
+    : public std::enable_shared_from_this<RepeatableSend<Call>> {
  public:
-  using Call = typename Reading<Request>::Call;
-  using Fill = absl::AnyInvocable<void(const SentIds&, const Submitted&)>;
   // Reads the request as of a time.
   using Read = absl::AnyInvocable<absl::StatusOr<Call>(absl::Time)>;
 
@@ -891,27 +882,25 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
   }
 
  private:
-  // `fill` puts the answer into the response.
   template <typename Request>
-  grpc::ServerUnaryReactor* Send(
-      const grpc::CallbackServerContext& context, const Request& request,
-      int64_t tasks, int64_t bytes,
-      typename RepeatableSend<Request>::Fill fill) {
+  grpc::ServerUnaryReactor* Send(const grpc::CallbackServerContext& context,
+                                 const Request& request, int64_t tasks,
+                                 int64_t bytes, Fill fill) {
     auto call = UnaryCall::Make();
     absl::StatusOr<Permit> permit = core_->AdmitSend(tasks, bytes);
     if (!permit.ok()) return Refuse(call, permit.status());
-    const auto read = Reading<Request>::kRead;
-    auto sent = read(request, core_->MakeIntake(core_->environment->Now(),
-                                                request.request_id()));
+    auto sent = ReadSend(request, core_->MakeIntake(core_->environment->Now(),
+                                                    request.request_id()));
     if (!sent.ok()) return Refuse(call, sent.status());
     Submission submission =
         core_->MakeSubmission(context, std::move(sent->payload_hash));
     if (!request.request_id().empty()) {
       // The request itself may be gone by then, when the caller gives up.
-      auto read_again = [core = core_, read, copy = request](absl::Time time) {
-        return read(copy, core->MakeIntake(time, copy.request_id()));
+      auto read_again = [core = core_, copy = request](absl::Time time) {
+        return ReadSend(copy, core->MakeIntake(time, copy.request_id()));
       };
-      std::make_shared<RepeatableSend<Request>>(
+      using Call = typename decltype(sent)::value_type;
+      std::make_shared<RepeatableSend<Call>>(
           core_->lifecycle, core_, request.request_id(), std::move(submission),
           std::move(read_again), *std::move(permit), call, std::move(fill))
           ->Start();

@@ -249,6 +249,9 @@ class Backend {
   virtual void Cancel(TaskState cancelled, absl::Duration final_ttl,
                       Callback<CancelAnswer> done) = 0;
 
+  // Whether Cancel can ever succeed: otherwise no one need look for its marks.
+  virtual bool CanCancel() const = 0;
+
   // Leases are measured by the backend's clock.
   virtual void ClaimRequest(RequestClaim claim,
                             Callback<RequestAnswer> done) = 0;

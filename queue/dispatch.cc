@@ -32,11 +32,7 @@ DelayedTask DelayedOf(const Task& task, absl::Time due) {
           .priority = task.priority};
 }
 
-void Delay(Scope& scope, DelayedTask task, Done done) {
-  if (!scope.broker->KeepsDelayed()) {
-    scope.backend->Lay(std::move(task), std::move(done));
-    return;
-  }
+Message MessageOf(DelayedTask task) {
   Message message{.task_id = std::move(task.task_id),
                   .routing_key = std::move(task.routing_key),
                   .queue = std::move(task.queue),
@@ -44,7 +40,16 @@ void Delay(Scope& scope, DelayedTask task, Done done) {
                   .priority = task.priority};
   absl::StatusOr<Task> decoded = DecodeTask(message.body);
   if (decoded.ok()) message.headers = std::move(decoded->headers);
-  scope.broker->PublishAt(std::move(message), task.due, std::move(done));
+  return message;
+}
+
+void Delay(Scope& scope, DelayedTask task, Done done) {
+  if (!scope.broker->KeepsDelayed()) {
+    scope.backend->Lay(std::move(task), std::move(done));
+    return;
+  }
+  const absl::Time due = task.due;
+  scope.broker->PublishAt(MessageOf(std::move(task)), due, std::move(done));
 }
 
 void Dispatch(Scope& scope, const Task& task, absl::Time deadline, Done done) {

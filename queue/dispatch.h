@@ -19,6 +19,10 @@ absl::Duration PendingTtl(const Scope& scope, const Task& task);
 // `task` as a member of the delayed set.
 DelayedTask DelayedOf(const Task& task, absl::Time due);
 
+// The message that a delayed task becomes when its time has come. Its headers
+// are read from its body: the delayed set has no other place for them.
+Message MessageOf(DelayedTask task);
+
 // Lets `task` wait until it is due: in the broker if that keeps such tasks,
 // otherwise in the backend's delayed set. One try; errors of whichever it is.
 void Delay(Scope& scope, DelayedTask task, Done done);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "queue/canceller.h"
 #include "queue/continuation.h"
@@ -383,19 +382,13 @@ void Lifecycle::PassOn(Task task, const std::string& queue, Done done) {
   Scope& scope = core->scope;
   const absl::Time now = scope.environment->Now();
   absl::Duration waited = absl::ZeroDuration();
-  int64_t since_ms = 0;
-  std::optional<std::string> since = StringHeader(task, kUnknownSinceHeader);
-  if (since.has_value() && absl::SimpleAtoi(*since, &since_ms)) {
-    waited = now - absl::FromUnixMillis(since_ms);
+  if (std::optional<int64_t> since = NumberHeader(task, kUnknownSinceHeader)) {
+    waited = now - absl::FromUnixMillis(*since);
   } else {
     SetStringHeader(task, kUnknownSinceHeader,
                     absl::StrCat(absl::ToUnixMillis(now)));
   }
-  int passes = 0;
-  if (auto text = StringHeader(task, kPassesHeader);
-      !text.has_value() || !absl::SimpleAtoi(*text, &passes)) {
-    passes = 0;
-  }
+  const int64_t passes = NumberHeader(task, kPassesHeader).value_or(0);
   if (task.ignore_when_not_registered ||
       (waited > scope.options.not_registered_limit && passes >= kLeastPasses)) {
     const std::string name = task.name;
@@ -453,6 +446,14 @@ void Lifecycle::Core::BuryDelivery(std::string body, std::string queue,
 
 void Lifecycle::FindEnded(std::vector<std::string> task_ids,
                           Callback<std::vector<std::string>> done) {
+  // Reading is not free everywhere: RabbitMQ's states are taken and put back.
+  if (!core_->scope.backend->CanCancel()) {
+    core_->scope.After(absl::ZeroDuration(),
+                       [done = std::move(done)](absl::Status) mutable {
+                         std::move(done)(std::vector<std::string>());
+                       });
+    return;
+  }
   using States = std::vector<std::optional<TaskState>>;
   core_->scope.backend->GetStates(
       std::move(task_ids),

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "queue/dispatch.h"
 #include "queue/errors.h"
 #include "queue/wire/task_json.h"
 
@@ -92,14 +93,7 @@ void Mover::RoundEnded(bool more, std::optional<absl::Time> next_due) {
 }
 
 void Mover::Publish(LeasedTask leased, absl::Time lease_end, Done done) {
-  const DelayedTask& task = leased.task;
-  Message message{.task_id = task.task_id,
-                  .routing_key = task.routing_key,
-                  .queue = task.queue,
-                  .body = task.body,
-                  .priority = task.priority};
-  absl::StatusOr<Task> decoded = DecodeTask(task.body);
-  if (decoded.ok()) message.headers = std::move(decoded->headers);
+  Message message = MessageOf(leased.task);  // before `leased` is moved from
   scope_->broker->Publish(
       std::move(message),
       scope_->GuardDone([this, leased = std::move(leased), lease_end,

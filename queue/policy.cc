@@ -18,16 +18,6 @@ constexpr std::string_view kTimeoutHeader = "penstock-timeout";
 constexpr std::string_view kExpiresHeader = "penstock-expires";
 constexpr std::string_view kBackoffHeader = "penstock-backoff";
 
-// nullopt for one that someone garbled: it counts as not given.
-std::optional<int64_t> NumberHeader(const Task& task, std::string_view key) {
-  const std::optional<std::string> text = StringHeader(task, key);
-  int64_t number = 0;
-  if (!text.has_value() || !absl::SimpleAtoi(*text, &number)) {
-    return std::nullopt;
-  }
-  return number;
-}
-
 }  // namespace
 
 std::optional<absl::Duration> TimeoutOf(const Task& task) {

@@ -3,6 +3,7 @@
 #include "queue/task.h"
 
 #include <array>
+#include <limits>
 
 #include "absl/strings/numbers.h"
 #include "queue/json.h"
@@ -17,9 +18,19 @@ constexpr std::array<std::string_view, 7> kStatusNames = {
 
 std::optional<std::string> StringHeader(const Task& task,
                                         std::string_view key) {
+  if (task.headers.empty()) return std::nullopt;
   const auto header = task.headers.find(std::string(key));
   if (header == task.headers.end()) return std::nullopt;
   return ParseJsonString(header->second);
+}
+
+std::optional<int64_t> NumberHeader(const Task& task, std::string_view key) {
+  const std::optional<std::string> text = StringHeader(task, key);
+  int64_t number = 0;
+  if (!text.has_value() || !absl::SimpleAtoi(*text, &number)) {
+    return std::nullopt;
+  }
+  return number;
 }
 
 void SetStringHeader(Task& task, std::string_view key, std::string_view value) {
@@ -28,11 +39,9 @@ void SetStringHeader(Task& task, std::string_view key, std::string_view value) {
 }
 
 int AttemptOf(const Task& task) {
-  const std::optional<std::string> text = StringHeader(task, kAttemptHeader);
-  int attempt = 0;
-  // A header that someone garbled counts as the first attempt.
-  if (!text.has_value() || !absl::SimpleAtoi(*text, &attempt)) return 1;
-  return attempt < 1 ? 1 : attempt;
+  const int64_t attempt = NumberHeader(task, kAttemptHeader).value_or(1);
+  const bool possible = attempt >= 1 && attempt <= std::numeric_limits<int>::max();
+  return possible ? static_cast<int>(attempt) : 1;
 }
 
 std::string_view StatusName(Status status) {

@@ -71,6 +71,8 @@ struct Task {
 
 // Header values are JSON text; ours are always strings.
 std::optional<std::string> StringHeader(const Task& task, std::string_view key);
+// One that is no whole number counts as not given: someone garbled it.
+std::optional<int64_t> NumberHeader(const Task& task, std::string_view key);
 void SetStringHeader(Task& task, std::string_view key, std::string_view value);
 
 // The number of this attempt, from 1: the header penstock-attempt.

@@ -259,6 +259,8 @@ class AmqpBackend : public Backend {
     Refuse(std::move(done), "a task cannot be cancelled");
   }
 
+  bool CanCancel() const override { return false; }
+
   void ClaimRequest(RequestClaim, Callback<RequestAnswer> done) override {
     Refuse(std::move(done), "a request_id can be remembered");
   }

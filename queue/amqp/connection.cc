@@ -32,6 +32,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "queue/errors.h"
+#include "queue/telemetry/log.h"
 
 namespace penstock {
 namespace {
@@ -288,6 +289,39 @@ absl::Duration Backoff::Next(double random) {
   const absl::Duration delay = next_ * (0.5 + 0.5 * random);
   next_ = std::min(next_ * 2, kLast);
   return delay;
+}
+
+Attempts::Attempts(std::string who, std::string server,
+                   Environment* environment)
+    : who_(std::move(who)),
+      server_(std::move(server)),
+      environment_(environment) {}
+
+void Attempts::Connected() {
+  connected_ = environment_->Now();
+  logged_.clear();
+  Log(LogLevel::kInfo, absl::StrCat(who_, " connected to RabbitMQ"),
+      {{"server", server_}});
+}
+
+void Attempts::Ended(const absl::Status& why) {
+  const auto connected = std::exchange(connected_, std::nullopt);
+  if (logged_.insert(std::string(why.message())).second) {
+    Log(LogLevel::kWarning,
+        absl::StrCat(who_, connected.has_value()
+                               ? " lost RabbitMQ"
+                               : " cannot connect to RabbitMQ"),
+        {{"why", why.message()}});
+  }
+  // One that is lost at once is no reason to try harder.
+  if (connected.has_value() &&
+      environment_->Now() - *connected > absl::Seconds(5)) {
+    backoff_.Reset();
+  }
+}
+
+absl::Duration Attempts::Pause() {
+  return backoff_.Next(environment_->Random());
 }
 
 AmqpConnection::AmqpConnection(const AmqpAddress& address, SocketGuard* guard,

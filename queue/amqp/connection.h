@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 
@@ -120,6 +121,30 @@ class Backoff {
   static constexpr absl::Duration kLast = absl::Seconds(2);
 
   absl::Duration next_ = kFirst;
+};
+
+// What an owner that connects again and again keeps of it: the pauses between its
+// tries, and one log line for each failure of an outage. Owner thread only.
+class Attempts {
+ public:
+  // `who` begins the log lines: "publisher". `environment` is not owned.
+  Attempts(std::string who, std::string server, Environment* environment);
+
+  void Connected();
+
+  // The connection, or the try to have one, ended by `why`.
+  void Ended(const absl::Status& why);
+
+  // How long to wait before the next try.
+  absl::Duration Pause();
+
+ private:
+  const std::string who_;
+  const std::string server_;
+  Environment* const environment_;
+  Backoff backoff_;
+  std::optional<absl::Time> connected_;
+  std::set<std::string> logged_;  // of this outage
 };
 
 class AmqpConnection {

@@ -8,13 +8,11 @@
 #include <pthread.h>
 
 #include <algorithm>
-#include <set>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "queue/amqp/topology.h"
-#include "queue/telemetry/log.h"
 
 namespace penstock {
 namespace {
@@ -94,7 +92,8 @@ AmqpConsumer::AmqpConsumer(AmqpAddress address, Options options,
       environment_(environment),
       guard_(SocketGuard::Make(environment)),
       mailbox_([this] { waker_.Signal(); }),
-      on_delivery_(std::move(on_delivery)) {
+      on_delivery_(std::move(on_delivery)),
+      attempts_("consumer", address_.Name(), environment) {
   for (const std::string& queue : consume_.queues) {
     sources_.push_back(
         {.queue = queue,
@@ -135,7 +134,6 @@ void AmqpConsumer::Stop(Done done) {
 
 void AmqpConsumer::Run(const std::stop_token& stop) {
   pthread_setname_np(pthread_self(), "amqp-consume");
-  std::set<std::string> logged;  // of this outage: one line for each failure
   while (!stop.stop_requested()) {
     if (stopped_) {  // nothing to connect for
       TakeCommands();
@@ -144,26 +142,14 @@ void AmqpConsumer::Run(const std::stop_token& stop) {
       continue;
     }
     absl::Status status = Connect(stop);
-    const bool connected = status.ok();
-    const absl::Time since = environment_->Now();
-    if (connected) {
-      Log(LogLevel::kInfo, "consumer connected to RabbitMQ",
-          {{"server", address_.Name()}});
-      logged.clear();
+    if (status.ok()) {
+      attempts_.Connected();
       status = Serve(stop);
     }
     if (stop.stop_requested()) break;
-    if (logged.insert(std::string(status.message())).second) {
-      Log(LogLevel::kWarning,
-          connected ? "consumer lost RabbitMQ"
-                    : "consumer cannot connect to RabbitMQ",
-          {{"why", status.message()}});
-    }
+    attempts_.Ended(status);
     if (connection_ != nullptr) connection_->Close(kGoodbye);
     Forget();
-    if (connected && environment_->Now() - since > absl::Seconds(5)) {
-      backoff_.Reset();
-    }
     AwaitNextTry(stop);
   }
   SayGoodbye();
@@ -218,7 +204,7 @@ absl::Status AmqpConsumer::Serve(const std::stop_token& stop) {
 }
 
 void AmqpConsumer::AwaitNextTry(const std::stop_token& stop) {
-  const absl::Time until = absl::Now() + backoff_.Next(environment_->Random());
+  const absl::Time until = absl::Now() + attempts_.Pause();
   while (!stop.stop_requested()) {
     TakeCommands();
     if (stopped_) return;

@@ -140,7 +140,7 @@ class AmqpConsumer : public Consumer {
   // Owner thread only.
   absl::AnyInvocable<void(Delivery)> on_delivery_;
   std::unique_ptr<AmqpConnection> connection_;
-  Backoff backoff_;
+  Attempts attempts_;
   uint64_t generation_ = 0;
   UnackedTags unacked_;
   std::deque<uint64_t> returns_;

@@ -7,7 +7,6 @@
 #include <pthread.h>
 
 #include <algorithm>
-#include <set>
 #include <string>
 #include <utility>
 
@@ -16,7 +15,6 @@
 #include "absl/strings/str_cat.h"
 #include "queue/errors.h"
 #include "queue/json.h"
-#include "queue/telemetry/log.h"
 
 namespace penstock {
 namespace {
@@ -98,6 +96,7 @@ AmqpPublisher::AmqpPublisher(AmqpAddress address, Options options,
       guard_(SocketGuard::Make(environment)),
       mailbox_([this] { waker_.Signal(); }),
       health_(BrokerUnavailable("not connected to RabbitMQ yet")),
+      attempts_(role_.name, address_.Name(), environment),
       thread_([this](std::stop_token stop) { Run(stop); }) {}
 
 AmqpPublisher::~AmqpPublisher() {
@@ -172,34 +171,22 @@ void AmqpPublisher::SetHealth(absl::Status health) {
 
 void AmqpPublisher::Run(const std::stop_token& stop) {
   pthread_setname_np(pthread_self(), role_.thread.c_str());
-  std::set<std::string> logged;  // of this outage: one line for each failure
   while (!stop.stop_requested()) {
     absl::Status status = Connect(stop);
     const bool connected = status.ok();
-    absl::Time since = environment_->Now();
     if (connected) {
-      Log(LogLevel::kInfo, absl::StrCat(role_.name, " connected to RabbitMQ"),
-          {{"server", address_.Name()}});
-      logged.clear();
+      attempts_.Connected();
       SetHealth(absl::OkStatus());
       status = Serve(stop);
     }
     if (stop.stop_requested()) break;
     SetHealth(status);
-    if (logged.insert(std::string(status.message())).second) {
-      Log(LogLevel::kWarning,
-          absl::StrCat(role_.name, connected ? " lost RabbitMQ"
-                                             : " cannot connect to RabbitMQ"),
-          {{"why", status.message()}});
-    }
+    attempts_.Ended(status);
     if (connection_ != nullptr) connection_->Close(kGoodbye);
     connection_.reset();
     FailUnconfirmed(status);
     TakeMail();
     if (!connected) FailWaiting(status);
-    if (connected && environment_->Now() - since > absl::Seconds(5)) {
-      backoff_.Reset();
-    }
     AwaitNextTry(stop);
   }
   const absl::Status over = BrokerUnavailable("the broker is shut down");
@@ -266,7 +253,7 @@ absl::Status AmqpPublisher::Serve(const std::stop_token& stop) {
 }
 
 void AmqpPublisher::AwaitNextTry(const std::stop_token& stop) {
-  const absl::Duration delay = backoff_.Next(environment_->Random());
+  const absl::Duration delay = attempts_.Pause();
   const absl::Time begin = absl::Now();
   while (!stop.stop_requested()) {
     TakeMail();

@@ -162,7 +162,7 @@ class AmqpPublisher {
 
   // Owner thread only.
   std::unique_ptr<AmqpConnection> connection_;
-  Backoff backoff_;
+  Attempts attempts_;
   std::deque<Item> waiting_;    // to be sent, in order
   std::deque<Item> ready_;      // declared: before those
   std::deque<Item> held_;       // for the time without a channel to declare on

@@ -8,12 +8,10 @@
 
 #include <algorithm>
 #include <functional>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "queue/errors.h"
-#include "queue/telemetry/log.h"
 
 namespace penstock {
 namespace {
@@ -45,6 +43,7 @@ StateReader::StateReader(AmqpAddress address, Environment* environment)
       guard_(SocketGuard::Make(environment)),
       mailbox_([this] { waker_.Signal(); }),
       health_(BrokerUnavailable("not connected to RabbitMQ yet")),
+      attempts_("state reader", address_.Name(), environment),
       thread_([this](std::stop_token stop) { Run(stop); }) {}
 
 StateReader::~StateReader() {
@@ -111,33 +110,20 @@ void StateReader::SetHealth(absl::Status health) {
 
 void StateReader::Run(const std::stop_token& stop) {
   pthread_setname_np(pthread_self(), "amqp-states");
-  std::set<std::string> logged;  // of this outage: one line for each failure
   while (!stop.stop_requested()) {
     absl::Status status = Connect(stop);
-    const bool connected = status.ok();
-    const absl::Time since = environment_->Now();
-    if (connected) {
-      Log(LogLevel::kInfo, "state reader connected to RabbitMQ",
-          {{"server", address_.Name()}});
-      logged.clear();
+    if (status.ok()) {
+      attempts_.Connected();
       SetHealth(absl::OkStatus());
       status = Serve(stop);
     }
     if (stop.stop_requested()) break;
     SetHealth(status);
-    if (logged.insert(std::string(status.message())).second) {
-      Log(LogLevel::kWarning,
-          connected ? "state reader lost RabbitMQ"
-                    : "state reader cannot connect to RabbitMQ",
-          {{"why", status.message()}});
-    }
+    attempts_.Ended(status);
     if (connection_ != nullptr) connection_->Close(kGoodbye);
     connection_.reset();
     TakeMail();
     FailAll(status);
-    if (connected && environment_->Now() - since > absl::Seconds(5)) {
-      backoff_.Reset();
-    }
     AwaitNextTry(stop);
   }
   const absl::Status over =
@@ -180,7 +166,7 @@ absl::Status StateReader::Serve(const std::stop_token& stop) {
 }
 
 void StateReader::AwaitNextTry(const std::stop_token& stop) {
-  const absl::Duration delay = backoff_.Next(environment_->Random());
+  const absl::Duration delay = attempts_.Pause();
   const absl::Time begin = absl::Now();
   while (!stop.stop_requested()) {
     TakeMail();

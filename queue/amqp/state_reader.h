@@ -153,7 +153,7 @@ class StateReader {
 
   // Owner thread only.
   std::unique_ptr<AmqpConnection> connection_;
-  Backoff backoff_;
+  Attempts attempts_;
   std::array<Slot, kSlots> slots_;  // slot i has channel i + 1
   std::array<Backlog, kSlots> backlogs_;
 

@@ -189,6 +189,8 @@ class MemoryBackend : public Backend, public MemoryKeys {
     Complete(std::move(done), std::move(answer));
   }
 
+  bool CanCancel() const override { return true; }
+
   void ClaimRequest(RequestClaim claim,
                     Callback<RequestAnswer> done) override {
     RequestAnswer answer;

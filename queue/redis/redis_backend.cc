@@ -467,6 +467,8 @@ class RedisBackend : public Backend {
                 }));
   }
 
+  bool CanCancel() const override { return true; }
+
   void ClaimRequest(RequestClaim claim,
                     Callback<RequestAnswer> done) override {
     Run(Scripts().claim_request, {RequestKey(claim.request_id)},

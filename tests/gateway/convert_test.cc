@@ -494,6 +494,30 @@ TEST(PolicyTest, TimeoutExpiryAndBackoffRideInHeaders) {
                                 .jitter = 0.25}));
 }
 
+TEST(RepeatTest, BadRequestIdIsNamedInEverySend) {
+  World world;
+  v1::SendTaskRequest task = Sending(Named("add"));
+  task.set_request_id("two words");
+  EXPECT_THAT(Paths(ReadSendTask(task, world.intake).status()),
+              ElementsAre("request_id"));
+  v1::SendChainRequest chain;
+  *chain.add_tasks() = Named("add");
+  chain.set_request_id(std::string(201, 'r'));
+  EXPECT_THAT(Paths(ReadSendChain(chain, world.intake).status()),
+              ElementsAre("request_id"));
+  v1::SendGroupRequest group;
+  *group.add_tasks() = Named("add");
+  group.set_request_id("penstock:r");
+  EXPECT_THAT(Paths(ReadSendGroup(group, world.intake).status()),
+              ElementsAre("request_id"));
+  v1::SendChordRequest chord;
+  *chord.add_tasks() = Named("add");
+  *chord.mutable_callback() = Named("add");
+  chord.set_request_id("a/b");
+  EXPECT_THAT(Paths(ReadSendChord(chord, world.intake).status()),
+              ElementsAre("request_id"));
+}
+
 TEST(PolicyTest, BadPoliciesAreNamed) {
   v1::Task in = Named("add");
   in.mutable_timeout();

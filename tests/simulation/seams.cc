@@ -158,6 +158,7 @@ class SimBackend : public Backend {
                        real().Cancel(cancelled, final_ttl, std::move(cb));
                      });
   }
+  bool CanCancel() const override { return true; }
   void ClaimRequest(RequestClaim claim, Callback<RequestAnswer> done) override {
     Op<RequestAnswer>(
         "ClaimRequest", kWrites, {claim.request_id}, std::move(done),

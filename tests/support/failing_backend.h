@@ -116,6 +116,7 @@ class FailingBackend : public Backend {
       real_->Cancel(std::move(cancelled), final_ttl, std::move(callback));
     });
   }
+  bool CanCancel() const override { return real_->CanCancel(); }
   void ClaimRequest(RequestClaim claim,
                     Callback<RequestAnswer> done) override {
     Pass("ClaimRequest", std::move(done), [&](auto callback) {

@@ -962,6 +962,51 @@ TEST_F(LifecycleTest, ACancelledGroupEndsWithoutAWorker) {
   EXPECT_TRUE(runs_.empty());
 }
 
+TEST_F(LifecycleTest, ARequestThatAnotherCallHoldsIsWaitedFor) {
+  const auto claim = [this](absl::Duration patience) {
+    auto answer =
+        std::make_shared<std::optional<absl::StatusOr<RequestAnswer>>>();
+    lifecycle_->ClaimRequest(
+        "r", "hash", environment_.Now() + patience,
+        [answer](absl::StatusOr<RequestAnswer> got) { *answer = got; });
+    environment_.RunDue();
+    return answer;
+  };
+  const auto first = claim(absl::Seconds(5));
+  ASSERT_TRUE(first->has_value());
+  EXPECT_EQ((*first)->value().kind, RequestAnswer::kOwned);
+
+  const auto impatient = claim(absl::Seconds(1));
+  environment_.Advance(absl::Seconds(2));
+  ASSERT_TRUE(impatient->has_value());
+  EXPECT_EQ(ReasonOf((*impatient)->status()), reason::kRequestInProgress);
+
+  const auto patient = claim(absl::Seconds(10));
+  environment_.Advance(absl::Seconds(1));
+  EXPECT_FALSE(patient->has_value());
+  lifecycle_->EndRequest("r", (*first)->value().nonce, RequestEnd::kAccepted,
+                         [](absl::Status) {});
+  environment_.Advance(absl::Seconds(1));
+  ASSERT_TRUE(patient->has_value());
+  EXPECT_EQ((*patient)->value().kind, RequestAnswer::kDone);
+  EXPECT_EQ((*patient)->value().time, (*first)->value().time);
+}
+
+TEST_F(LifecycleTest, ARequestWhoseGatewayDiedIsTakenOver) {
+  std::vector<RequestAnswer::Kind> kinds;
+  for (const absl::Duration pause : {absl::ZeroDuration(), absl::Minutes(1)}) {
+    environment_.Advance(pause);
+    lifecycle_->ClaimRequest("r", "hash",
+                             environment_.Now() + absl::Seconds(5),
+                             [&](absl::StatusOr<RequestAnswer> answer) {
+                               kinds.push_back(answer.value().kind);
+                             });
+    environment_.RunDue();
+  }
+  EXPECT_THAT(kinds,
+              ElementsAre(RequestAnswer::kOwned, RequestAnswer::kOwned));
+}
+
 TEST_F(LifecycleTest, ATaskThatExpiredBeforeItBeganEndsWithItsSteps) {
   Task task = Add("t", {1});
   SetExpiry(task, environment_.Now() + absl::Minutes(1));
