@@ -65,7 +65,8 @@ class Consumer {
   // The task is done with: the broker forgets the delivery.
   virtual void Ack(DeliveryTag tag) = 0;
 
-  // Not begun: the broker delivers it again, to anyone.
+  // Not begun: the broker delivers it again, to anyone. Several keep their order
+  // if the last is returned first.
   virtual void Return(DeliveryTag tag) = 0;
 
   // Stops taking deliveries, and goes on. Acks and returns work meanwhile.

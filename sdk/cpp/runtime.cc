@@ -624,7 +624,8 @@ void Runtime::Close() {
 void Runtime::Return(const std::vector<Taken>& deliveries) {
   if (deliveries.empty()) return;
   Outside([&] {
-    for (const Taken& taken : deliveries) consumer_->Return(taken.tag);
+    std::for_each(deliveries.rbegin(), deliveries.rend(),
+                  [&](const Taken& taken) { consumer_->Return(taken.tag); });
   });
 }
 

@@ -192,7 +192,7 @@ TEST_F(RedisBrokerTest, ReturnsGoToTheFrontInTheirOrder) {
   auto consumer = Consume(*broker, inbox, /*prefetch=*/4);
   const std::vector<Delivery> taken = inbox.Next(4);
   consumer->Pause();
-  for (int i : {1, 2, 3}) consumer->Return(taken[i].tag);
+  for (int i : {3, 2, 1}) consumer->Return(taken[i].tag);
   ASSERT_TRUE(Eventually([&] { return probe_.List(queue_).size() == 5; }));
   EXPECT_THAT(probe_.List(queue_), ElementsAre("1", "2", "3", "4", "5"));
   consumer->Ack(taken[0].tag);
