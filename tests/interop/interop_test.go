@@ -484,11 +484,15 @@ func testMixed(t *testing.T, p pair, version string) {
 	f := newFleet(t, p, version, fleetOptions{})
 	f.startGateway()
 	f.startWorker()
-	// Not too many at a time: all chords that end on Go workers contend for one lock
-	// (W12), and a worker of Go that does not get it loses what it has popped from
-	// Redis (v1), or goes round in circles (v2): W3.
+	// Few at a time: all chords that end on Go workers contend for one lock (W12),
+	// and one that does not get it in time, on a busy machine say, loses what it
+	// has popped from Redis (v1), or goes round in circles (v2): W3.
+	atOnce := 5
+	if p.broker == "redis" {
+		atOnce = 1
+	}
 	for i := 0; i < 3; i++ {
-		f.launch(f.newServer(), 5, "")
+		f.launch(f.newServer(), atOnce, "")
 	}
 	clients := []client{goClient{f.newServer()}, gatewayClient{f.conn}}
 	t.Run("all", func(t *testing.T) {
