@@ -268,6 +268,14 @@ bool CronSpec::DayMatches(absl::CivilSecond time) const {
   return day_.any || weekday_.any ? day && of_week : day || of_week;
 }
 
+absl::Time CronSpec::NextInStep(absl::Time tick, absl::Time now) const {
+  if (now <= tick) return Next(tick);
+  if (every_ == absl::ZeroDuration()) return Next(now);
+  absl::Duration since;
+  const int64_t steps = absl::IDivDuration(now - tick, every_, &since);
+  return Next(tick) + steps * every_;
+}
+
 // Step by step as robfig/cron goes, from the coarsest field to the finest, each
 // from its beginning once a coarser one was moved: what comes out on days when
 // clocks are changed depends on the way.

@@ -25,6 +25,10 @@ class CronSpec {
   // The first time that is due after `time`; a whole second.
   absl::Time Next(absl::Time time) const;
 
+  // The first one after `now` of those that follow the tick `tick`: as Next(now),
+  // but @every goes on in step.
+  absl::Time NextInStep(absl::Time tick, absl::Time now) const;
+
  private:
   // Bit n: the value n. `any`: the field was * or ?, so it restricts nothing.
   struct Field {

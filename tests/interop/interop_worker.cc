@@ -2,7 +2,7 @@
 // (tasks_test.go) has as well, under the same names and, so that a test can say
 // who is to run one, under "cpp.NAME" and "go.NAME". Configured by the
 // environment alone. Each run of a handler is a line in the file
-// INTEROP_RUNS: "ID NAME".
+// INTEROP_RUNS: "ID NAME". INTEROP_PERIODIC is the spec of a periodic task.
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -161,7 +161,11 @@ int Main() {
                    NoteRun(file, task);
                  }}});
   RegisterTasks(worker);
-  const absl::Status status = worker.Run();
+  absl::Status status;
+  if (const char* spec = std::getenv("INTEROP_PERIODIC"); spec != nullptr) {
+    status = worker.Schedule(spec, "periodic task", Task{.name = "nothing"});
+  }
+  if (status.ok()) status = worker.Run();
   if (status.ok()) return EXIT_SUCCESS;
   std::fprintf(stderr, "%s\n", status.ToString().c_str());
   return EXIT_FAILURE;

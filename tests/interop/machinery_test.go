@@ -29,6 +29,8 @@ import (
 	v2redisbroker "github.com/RichardKnop/machinery/v2/brokers/redis"
 	v2config "github.com/RichardKnop/machinery/v2/config"
 	v2lock "github.com/RichardKnop/machinery/v2/locks/eager"
+	v2ilock "github.com/RichardKnop/machinery/v2/locks/iface"
+	v2redislock "github.com/RichardKnop/machinery/v2/locks/redis"
 	v2log "github.com/RichardKnop/machinery/v2/log"
 	"github.com/RichardKnop/machinery/v2/tasks"
 )
@@ -66,6 +68,7 @@ type serverOptions struct {
 	bindingKey      string // "": queue
 	declareArgs     map[string]any
 	prefetch        int
+	lock            string // URL of Redis; "": none. v2 only.
 }
 
 func (o serverOptions) key() string {
@@ -162,7 +165,12 @@ func newV2(options serverOptions) (machinery, error) {
 		host, db := splitRedis(options.backend)
 		backend = v2redisbackend.New(cnf, host, "", "", "", db)
 	}
-	return &machineryV2{v2.NewServer(cnf, broker, backend, v2lock.New()), options}, nil
+	var lock v2ilock.Lock = v2lock.New()
+	if options.lock != "" {
+		host, db := splitRedis(options.lock)
+		lock = v2redislock.New(cnf, []string{host}, db, 3)
+	}
+	return &machineryV2{v2.NewServer(cnf, broker, backend, lock), options}, nil
 }
 
 func (m *machineryV2) register(tasks map[string]any) error {

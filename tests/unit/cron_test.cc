@@ -77,6 +77,20 @@ TEST(Cron, NextIsAfterTheGivenTimeAlways) {
   EXPECT_EQ(spec->Next(minute - absl::Nanoseconds(1)), minute);
 }
 
+TEST(Cron, EveryGoesOnInStepAfterAPause) {
+  const absl::Time tick = Utc("2026-01-01T00:00:00Z");
+  const auto next = [&](const char* spec, absl::Duration later) {
+    return CronSpec::Parse(spec, absl::UTCTimeZone())
+               ->NextInStep(tick, tick + later) -
+           tick;
+  };
+  EXPECT_EQ(next("@every 10m", absl::ZeroDuration()), absl::Minutes(10));
+  EXPECT_EQ(next("@every 10m", absl::Minutes(35)), absl::Minutes(40));
+  EXPECT_EQ(next("@every 10m", absl::Minutes(40)), absl::Minutes(50));
+  EXPECT_EQ(next("*/15 * * * *", absl::Minutes(35)), absl::Minutes(45));
+  EXPECT_EQ(next("*/15 * * * *", -absl::Minutes(5)), absl::Minutes(15));
+}
+
 TEST(Cron, The29thOfFebruaryIsFoundAcross2100) {
   const auto spec = CronSpec::Parse("0 0 29 2 *", absl::UTCTimeZone());
   EXPECT_EQ(spec->Next(Utc("2096-03-01T00:00:00Z")),
