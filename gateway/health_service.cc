@@ -21,6 +21,7 @@ using grpc::health::v1::HealthCheckResponse;
 using WatchCall = StreamCall<HealthCheckResponse>;
 
 constexpr char kGateway[] = "penstock.v1.GatewayService";
+constexpr char kAdmin[] = "penstock.v1.AdminService";  // is there as that is
 constexpr absl::Duration kInterval = absl::Seconds(1);
 // A ping that has not been answered for so long counts as none.
 constexpr absl::Duration kFresh = absl::Seconds(5);
@@ -123,7 +124,7 @@ struct HealthService::Core : std::enable_shared_from_this<Core> {
   std::optional<HealthCheckResponse::ServingStatus> StatusOfService(
       const std::string& service) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     if (service.empty()) return HealthCheckResponse::SERVING;
-    if (service != kGateway) return std::nullopt;
+    if (service != kGateway && service != kAdmin) return std::nullopt;
     return ready && !draining ? HealthCheckResponse::SERVING
                               : HealthCheckResponse::NOT_SERVING;
   }

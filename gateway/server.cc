@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "gateway/admin_service.h"
 #include "gateway/health_service.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
@@ -37,9 +38,13 @@ struct Server::Parts {
   Parts(Lifecycle* lifecycle, Broker* broker, Backend* backend,
         Environment* environment, const ServerOptions& options)
       : gateway(lifecycle, broker, backend, environment, options.service),
+        schedules(lifecycle, broker, backend, environment, options.schedules),
+        admin(lifecycle, backend, environment, &schedules, options.admin),
         health(broker, backend, environment) {}
 
   GatewayService gateway;
+  Schedules schedules;
+  AdminService admin;
   HealthService health;
   std::unique_ptr<grpc::Server> server;  // ends before the services
 };
@@ -69,6 +74,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS,
                              kMaxConnectionAgeGraceMs);
   builder.RegisterService(parts->gateway.rpc());
+  builder.RegisterService(parts->admin.rpc());
   builder.RegisterService(parts->health.rpc());
   parts->server = builder.BuildAndStart();
   if (parts->server == nullptr || port <= 0) {
@@ -76,6 +82,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
         absl::StrCat("cannot listen on ", options.listen,
                      ": the port is taken, or the address is not this host's"));
   }
+  parts->schedules.Start();
   return std::unique_ptr<Server>(
       new Server(std::move(parts), RealAddress(options.listen, port)));
 }
@@ -88,16 +95,20 @@ Server::~Server() { Drain(absl::InfinitePast()); }
 void Server::BeginDrain() {
   parts_->health.BeginDrain();
   parts_->gateway.BeginDrain();
+  parts_->admin.BeginDrain();
+  parts_->schedules.BeginDrain();
 }
 
 void Server::Drain(absl::Time deadline) {
   if (parts_->server == nullptr) return;
   BeginDrain();
   parts_->gateway.AwaitSends(deadline);
+  parts_->schedules.AwaitTicks(deadline);
   // An infinite past is not a time that the system's clock can say.
   deadline = std::max(deadline, absl::Now());
   parts_->server->Shutdown(absl::ToChronoTime(deadline));
   parts_->server.reset();
+  parts_->schedules.Stop();
 }
 
 }  // namespace penstock

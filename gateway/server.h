@@ -1,4 +1,4 @@
-// The gRPC server: gateway, health and reflection on one address, with the
+// The gRPC server: gateway, admin, health and reflection on one address, with the
 // settings that long-lived clients need. Started once, drained once.
 
 #ifndef PENSTOCK_GATEWAY_SERVER_H_
@@ -9,7 +9,9 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "gateway/admin_service.h"
 #include "gateway/gateway_service.h"
+#include "gateway/schedules.h"
 #include "queue/backend.h"
 #include "queue/broker.h"
 #include "queue/environment.h"
@@ -20,6 +22,8 @@ namespace penstock {
 struct ServerOptions {
   std::string listen = "127.0.0.1:50051";  // port 0: any that is free
   GatewayServiceOptions service;
+  AdminServiceOptions admin;
+  SchedulesOptions schedules;
 };
 
 class Server {
@@ -41,7 +45,7 @@ class Server {
   // it is, readiness is NOT_SERVING; reads are still answered.
   void BeginDrain();
 
-  // BeginDrain, then waits for the sends that were taken on, then takes no more
+  // BeginDrain, then waits for the sends and ticks that were taken on, then takes no more
   // calls. What is still open at `deadline` is cut. Blocks; idempotent.
   void Drain(absl::Time deadline);
 

@@ -31,7 +31,6 @@
 namespace penstock {
 namespace {
 
-constexpr absl::string_view kNoSchedules = "this version has no schedules";
 constexpr absl::string_view kOneBroker = "this version connects to one broker";
 constexpr absl::string_view kOwnDelayQueues =
     "one queue for all delays holds short ones behind long ones; where "
@@ -58,6 +57,8 @@ constexpr auto kBrokers = std::to_array<absl::string_view>(
 constexpr auto kBackends = std::to_array<absl::string_view>(
     {"redis://", "rediss://", "redis+socket://", "amqp://", "amqps://",
      "memory://"});
+constexpr auto kLocks = std::to_array<absl::string_view>(
+    {"redis://", "rediss://", "redis+socket://"});
 
 constexpr absl::string_view kArgsType =
     "a map of texts, whole numbers and "
@@ -86,6 +87,12 @@ constexpr auto kKeys = std::to_array<ConfigKey>({
     {"not_registered_limit", "whole number of seconds, 0 or more", "3600",
      "how long a task whose name a worker does not know is passed on to "
      "others before it fails; 0 is the default"},
+    {"lock", "URL: redis://, rediss:// or redis+socket://", "none",
+     "the Redis by which workers that have the same periodic tasks, Go ones "
+     "too, run each tick once; none: every worker runs it"},
+    {"lock_program", "text of at most 255 bytes", "none",
+     "the program's name in the keys of lock, as in the Go programs that have "
+     "the same periodic tasks; none is the name of this one"},
     {"listen", "HOST:PORT", "127.0.0.1:50051",
      "where the gateway accepts calls; it has no TLS and no login yet"},
     {"concurrency", "whole number from 0 to 4096", "0",
@@ -141,7 +148,6 @@ constexpr auto kKeys = std::to_array<ConfigKey>({
      "things out only"},
     {"amqp.delayed_queue", "text", "none", kOwnDelayQueues, false},
     {"multiple_broker_separator", "text", "none", kOneBroker, false},
-    {"lock", "URL", "none", kNoSchedules, false},
     {"redis.max_idle", "", "", kNoPool, false},
     {"redis.max_active", "", "", kNoPool, false},
     {"redis.max_idle_timeout", "", "", kNoPool, false},
@@ -310,6 +316,10 @@ bool Apply(const ConfigKey& key, const Given& given, Options& options) {
   if (name == "broker") return Store(ParseText(given, 1, 4096), options.broker);
   if (name == "result_backend") {
     return Store(ParseText(given, 1, 4096), options.result_backend);
+  }
+  if (name == "lock") return Store(ParseText(given, 1, 4096), options.lock);
+  if (name == "lock_program") {
+    return Store(ParseText(given, 1, 255), options.lock_program);
   }
   if (name == "default_queue") {
     return Store(ParseText(given, 1, 255), options.default_queue);
@@ -606,9 +616,11 @@ absl::Status Loader::CheckTlsKeys() {
   if (!absl::StartsWith(options.broker, "amqps://") &&
       !absl::StartsWith(options.broker, "rediss://") &&
       !absl::StartsWith(options.result_backend, "rediss://") &&
+      !absl::StartsWith(options.lock, "rediss://") &&
       !absl::StartsWith(options.result_backend, "amqps://")) {
     loaded.warnings.push_back(
-        "the keys tls.* have no effect: neither broker nor result_backend is "
+        "the keys tls.* have no effect: neither broker nor result_backend nor "
+        "lock is "
         "amqps:// or rediss://");
   } else if (options.tls.insecure_skip_verify) {
     Warn(source_of_["tls.insecure_skip_verify"],
@@ -626,6 +638,8 @@ absl::Status Loader::Check() {
   absl::Status backend =
       CheckUrl("result_backend", options.result_backend, kBackends);
   if (!backend.ok()) return backend;
+  absl::Status lock = CheckUrl("lock", options.lock, kLocks);
+  if (!lock.ok()) return lock;
   absl::Status tls = CheckTlsKeys();
   if (!tls.ok()) return tls;
 

@@ -53,6 +53,8 @@ struct RedisOptions {
 struct Options {
   std::string broker;          // URL
   std::string result_backend;  // URL
+  std::string lock;            // URL; empty: none
+  std::string lock_program;    // empty: the program's own name
   std::string default_queue = "machinery_tasks";
   absl::Duration results_expire_in = absl::Seconds(3600);
   absl::Duration pending_expire_in = absl::Hours(24 * 7);

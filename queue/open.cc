@@ -13,6 +13,7 @@
 #include "queue/errors.h"
 #include "queue/memory/memory_backend.h"
 #include "queue/memory/memory_broker.h"
+#include "queue/redis/periodic_lock.h"
 #include "queue/redis/redis_backend.h"
 #include "queue/redis/redis_broker.h"
 
@@ -70,6 +71,12 @@ absl::StatusOr<std::unique_ptr<Backend>> OpenBackend(const Options& options,
   }
   return Refuse("result_backend", options.result_backend,
                 "redis://, rediss://, redis+socket://, amqp://, amqps://");
+}
+
+absl::StatusOr<std::unique_ptr<PeriodicLock>> OpenLock(
+    const Options& options, Environment* environment) {
+  if (options.lock.empty()) return nullptr;
+  return OpenRedisLock(options, environment);
 }
 
 }  // namespace penstock

@@ -11,6 +11,7 @@
 #include "queue/broker.h"
 #include "queue/config.h"
 #include "queue/environment.h"
+#include "queue/lock.h"
 
 namespace penstock {
 
@@ -22,6 +23,10 @@ absl::StatusOr<std::unique_ptr<Broker>> OpenBroker(const Options& options,
                                                    Environment* environment);
 absl::StatusOr<std::unique_ptr<Backend>> OpenBackend(const Options& options,
                                                      Environment* environment);
+
+// Opens what options.lock names, in the same way; null when it names nothing.
+absl::StatusOr<std::unique_ptr<PeriodicLock>> OpenLock(
+    const Options& options, Environment* environment);
 
 }  // namespace penstock
 

@@ -20,6 +20,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "queue/backend.h"
 #include "queue/broker.h"
 #include "queue/environment.h"
@@ -27,12 +28,15 @@
 #include "queue/lifecycle.h"
 #include "queue/open.h"
 #include "queue/telemetry/log.h"
+#include "sdk/cpp/periodic.h"
 #include "sdk/cpp/runtime.h"
 
 namespace penstock {
 namespace {
 
 constexpr std::array kSignals = {SIGTERM, SIGINT};
+// What a tick that is being sent may take of the drain.
+constexpr absl::Duration kPeriodicDrain = absl::Seconds(5);
 
 // A signal handler reaches nothing but globals: where it writes, and how many
 // signals there were.
@@ -106,17 +110,20 @@ struct Worker::Parts {
   // --- constant after Start
   WorkerOptions options;
   Handlers handlers;
+  std::vector<PeriodicEntry> periodic_entries;
   const int stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
   // Declared in the order of their use of each other.
   std::unique_ptr<Environment> own_environment;
   std::unique_ptr<Broker> own_broker;
   std::unique_ptr<Backend> own_backend;
+  std::unique_ptr<PeriodicLock> lock;
   Environment* environment = nullptr;
   Broker* broker = nullptr;
   Backend* backend = nullptr;
   std::unique_ptr<Lifecycle> lifecycle;
   std::shared_ptr<Runtime> runtime;
+  std::shared_ptr<Periodic> periodic;
 
   absl::Mutex drain_mu;  // held by who drains: the second waits for the first
   bool drained ABSL_GUARDED_BY(drain_mu) = false;
@@ -151,6 +158,48 @@ void Worker::RegisterHandler(std::string_view name, Handler handler) {
   }
 }
 
+absl::Status Worker::AddPeriodic(std::string_view spec, std::string_view name,
+                                 PeriodicCall call) {
+  if (parts_->runtime != nullptr) Die("Schedule: the worker has started");
+  absl::StatusOr<PeriodicEntry> entry =
+      MakePeriodicEntry(spec, name, std::move(call));
+  if (!entry.ok()) return entry.status();
+  parts_->periodic_entries.push_back(*std::move(entry));
+  return absl::OkStatus();
+}
+
+absl::Status Worker::Schedule(std::string_view spec, std::string_view name,
+                              Task task) {
+  return AddPeriodic(
+      spec, name,
+      {.kind = PeriodicCall::kTask, .tasks = {std::move(task)}});
+}
+
+absl::Status Worker::ScheduleChain(std::string_view spec, std::string_view name,
+                                   std::vector<Task> links) {
+  return AddPeriodic(spec, name,
+                     {.kind = PeriodicCall::kChain, .tasks = std::move(links)});
+}
+
+absl::Status Worker::ScheduleGroup(std::string_view spec, std::string_view name,
+                                   std::vector<Task> members,
+                                   int send_concurrency) {
+  return AddPeriodic(spec, name,
+                     {.kind = PeriodicCall::kGroup,
+                      .tasks = std::move(members),
+                      .send_concurrency = send_concurrency});
+}
+
+absl::Status Worker::ScheduleChord(std::string_view spec, std::string_view name,
+                                   std::vector<Task> members, Task callback,
+                                   int send_concurrency) {
+  return AddPeriodic(spec, name,
+                     {.kind = PeriodicCall::kChord,
+                      .tasks = std::move(members),
+                      .callback = std::move(callback),
+                      .send_concurrency = send_concurrency});
+}
+
 absl::Status Worker::Start() {
   Parts& parts = *parts_;
   const WorkerOptions& options = parts.options;
@@ -166,6 +215,11 @@ absl::Status Worker::Start() {
     parts.broker = parts.own_broker.get();
     parts.own_backend = *std::move(backend);
     parts.backend = parts.own_backend.get();
+  }
+  if (!parts.periodic_entries.empty()) {
+    auto lock = OpenLock(options.config, parts.environment);
+    if (!lock.ok()) return lock.status();
+    parts.lock = *std::move(lock);
   }
   parts.lifecycle = std::make_unique<Lifecycle>(
       parts.broker, parts.backend, parts.environment,
@@ -212,6 +266,7 @@ absl::Status Worker::Start() {
       runtime->RunTasks();
     });
   }
+  StartPeriodic();
   Log(LogLevel::kInfo, "worker ready",
       {{"queues", options.queues.empty() ? parts.broker->DefaultQueue()
                                          : absl::StrJoin(options.queues, ",")},
@@ -221,12 +276,32 @@ absl::Status Worker::Start() {
   return absl::OkStatus();
 }
 
+void Worker::StartPeriodic() {
+  Parts& parts = *parts_;
+  if (parts.periodic_entries.empty()) return;
+  if (parts.lock == nullptr) {
+    Log(LogLevel::kWarning,
+        "no lock is configured: every process that has these periodic tasks "
+        "sends them");
+  }
+  const std::string& program = parts.options.config.lock_program;
+  parts.periodic = std::make_shared<Periodic>(
+      parts.lifecycle.get(), parts.environment, parts.lock.get(),
+      program.empty() ? program_invocation_short_name : program,
+      std::move(parts.periodic_entries));
+  parts.periodic->Start();
+}
+
 absl::Status Worker::Drain(absl::Duration deadline) {
   Parts& parts = *parts_;
   absl::MutexLock lock(&parts.drain_mu);
   if (parts.drained || parts.runtime == nullptr) return parts.drain_status;
   parts.drained = true;
   Log(LogLevel::kInfo, "draining: no more tasks are taken");
+  if (parts.periodic != nullptr) {
+    parts.periodic->Drain(absl::Now() + std::min(deadline, kPeriodicDrain));
+    parts.periodic->Stop();
+  }
   parts.drain_status = parts.runtime->Drain(deadline);
   if (parts.drain_status.ok()) {
     Log(LogLevel::kInfo, "drained");

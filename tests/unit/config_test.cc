@@ -131,12 +131,19 @@ TEST_F(ConfigTest, WhatDoesNotApplyIsNamedWithItsLine) {
   EXPECT_EQ(loaded->warnings.size(), 10u) << all;
 }
 
-TEST_F(ConfigTest, LockHasNoUseWithoutSchedules) {
-  absl::StatusOr<LoadedConfig> loaded = LoadFile("lock: redis://:pw@h:6379\n");
+TEST_F(ConfigTest, LockNamesARedisAndTheProgramInItsKeys) {
+  absl::StatusOr<LoadedConfig> loaded =
+      LoadFile("lock: redis://:pw@h:6379\nlock_program: reports\n");
   ASSERT_TRUE(loaded.ok()) << loaded.status();
-  EXPECT_THAT(loaded->warnings,
-              ElementsAre(Named(
-                  ":1: lock is not used: this version has no schedules")));
+  EXPECT_THAT(loaded->warnings, IsEmpty());
+  EXPECT_EQ(loaded->options.lock, "redis://:pw@h:6379");
+  EXPECT_EQ(loaded->options.lock_program, "reports");
+
+  const absl::Status refused =
+      LoadFile("lock: amqp://u:secret@h\n").status();
+  EXPECT_THAT(std::string(refused.message()),
+              HasSubstr(Named(":1: lock: amqp:// is not supported as a lock")));
+  EXPECT_THAT(std::string(refused.message()), Not(HasSubstr("secret")));
 }
 
 TEST_F(ConfigTest, UnknownKeysAreNamedAndDoNotStopTheStart) {

@@ -30,6 +30,7 @@ namespace penstock {
 class Backend;
 class Broker;
 class Environment;
+struct PeriodicCall;
 
 // Called at the named moments; each may be left empty. They must not throw.
 struct WorkerHooks {
@@ -100,6 +101,23 @@ class Worker {
     RegisterHandler(name, MakeHandler(std::move(handler)));
   }
 
+  // Sends a task at each tick of `spec`: five fields or a descriptor, as
+  // machinery's RegisterPeriodicTask takes them ("57 9 * * ?", "@every 90s",
+  // "CRON_TZ=Europe/Berlin 0 6 * * *"; docs/workers.md). With config.lock, of all
+  // workers that have the same name and spec, Go ones too, one sends it; without,
+  // each does. Ids must be empty: each tick sends new tasks. A tick that no one
+  // could take is not made up for. INVALID_ARGUMENT names what is wrong. Before
+  // Start only.
+  absl::Status Schedule(std::string_view spec, std::string_view name, Task task);
+  absl::Status ScheduleChain(std::string_view spec, std::string_view name,
+                             std::vector<Task> links);
+  absl::Status ScheduleGroup(std::string_view spec, std::string_view name,
+                             std::vector<Task> members,
+                             int send_concurrency = 0);
+  absl::Status ScheduleChord(std::string_view spec, std::string_view name,
+                             std::vector<Task> members, Task callback,
+                             int send_concurrency = 0);
+
   // Starts to take and run tasks, and returns. Servers that are away are no
   // error: they are waited for in the background. INVALID_ARGUMENT for options
   // that can never work. Once only.
@@ -124,6 +142,9 @@ class Worker {
   struct Parts;
 
   void RegisterHandler(std::string_view name, Handler handler);
+  absl::Status AddPeriodic(std::string_view spec, std::string_view name,
+                           PeriodicCall call);
+  void StartPeriodic();
 
   std::unique_ptr<Parts> parts_;
 };
