@@ -16,6 +16,9 @@ namespace penstock {
 TaskState PendingStateOf(const Task& task, absl::Time now);
 absl::Duration PendingTtl(const Scope& scope, const Task& task);
 
+// How long the final state of `task` lives.
+absl::Duration FinalTtl(const Scope& scope, const Task& task);
+
 // `task` as a member of the delayed set.
 DelayedTask DelayedOf(const Task& task, absl::Time due);
 

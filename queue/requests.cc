@@ -14,12 +14,13 @@ constexpr absl::Duration kLook = absl::Milliseconds(100);
 
 }  // namespace
 
-void Requests::Claim(std::string request_id, std::string payload_hash,
-                     absl::Time deadline, Callback<RequestAnswer> done) {
+void Requests::ClaimAsOf(absl::Time time, std::string request_id,
+                         std::string payload_hash, absl::Time deadline,
+                         Callback<RequestAnswer> done) {
   Try({.request_id = std::move(request_id),
        .payload_hash = std::move(payload_hash),
        .nonce = scope_->environment->NewUuid(),
-       .time = scope_->environment->Now(),
+       .time = time,
        .lease = kLease,
        .window = scope_->options.request_window},
       deadline, std::move(done));

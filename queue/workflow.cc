@@ -31,4 +31,13 @@ std::string ChildId(const std::string& parent_id, const std::string& list,
                       NamedUuid(absl::StrCat(parent_id, "\n", list, "\n", index)));
 }
 
+void DetachCopy(Task& task, const std::string& old_id, std::string new_id) {
+  SetStringHeader(task, kRetryOfHeader, old_id);
+  task.headers_null = false;
+  task.id = std::move(new_id);
+  task.group_id.clear();
+  task.group_task_count = 0;
+  task.chord_callback.clear();
+}
+
 }  // namespace penstock

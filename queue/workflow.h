@@ -24,6 +24,12 @@ void LinkGroup(std::vector<Task>& members, const std::string& group_id,
 std::string ChildId(const std::string& parent_id, const std::string& list,
                     size_t index);
 
+// Makes `task`, which has ended or was never to run, a task of its own under
+// another id: the header penstock-retry-of names it (`old_id`), and it is in no
+// group any more, so that it cannot end one a second time. What follows it becomes
+// the same when it is sent (queue/next_steps.h).
+void DetachCopy(Task& task, const std::string& old_id, std::string new_id);
+
 }  // namespace penstock
 
 #endif  // PENSTOCK_QUEUE_WORKFLOW_H_

@@ -86,6 +86,7 @@ absl::Status LongRunningTask(Context& context) {
   for (int left = 10; left > 0; --left) {
     Log(LogLevel::kInfo, "long running task",
         {{"task", context.task_id}, {"seconds_left", absl::StrCat(left)}});
+    context.SetProgress((10 - left) / 10.0, absl::StrCat(left, " seconds left"));
     stopped.wait_for(lock, context.stop, std::chrono::seconds(1),
                      [] { return false; });
     if (context.stop.stop_requested()) {

@@ -112,6 +112,14 @@ void FieldReader::Read(std::string_view field, uint8_t* out) {
   }
 }
 
+void FieldReader::Read(std::string_view field, double* out) {
+  if (!Expect(field, JsonKind::kNumber, "a number")) return;
+  const std::string_view text = json_.Skip();
+  if (!ok() || absl::SimpleAtod(View(text), out)) return;
+  Fail(field, absl::StrCat("found ", View(text.substr(0, 40)),
+                           ", expected a number"));
+}
+
 void FieldReader::Read(std::string_view field, ZonedTime* out) {
   if (!Expect(field, JsonKind::kString, "a time in a string")) return;
   const auto text = ParseJsonString(json_.Skip());

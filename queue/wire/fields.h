@@ -34,6 +34,7 @@ class FieldReader {
   void Read(std::string_view field, int64_t* out);
   void Read(std::string_view field, int* out);
   void Read(std::string_view field, uint8_t* out);
+  void Read(std::string_view field, double* out);
   void Read(std::string_view field, ZonedTime* out);
   void Read(std::string_view field, absl::Time* out);
   void Read(std::string_view field, std::vector<std::string>* out,

@@ -15,6 +15,11 @@ namespace penstock {
 // machinery's members in Go's order and, where any of ours is set, the member
 // "Penstock" last: Go readers ignore it, a Go writer drops it.
 std::string EncodeState(const TaskState& state);
+
+// The object "Progress", last in that member: a script puts a newer one in its
+// place.
+std::string EncodeProgress(const TaskProgress& progress);
+
 absl::StatusOr<TaskState> DecodeState(std::string_view json);
 
 std::string EncodeGroupMeta(const GroupMeta& meta);

@@ -11,6 +11,7 @@
 #include "queue/telemetry/log.h"
 #include "queue/wire/task_json.h"
 #include "sdk/cpp/outcome.h"
+#include "sdk/cpp/progress.h"
 
 namespace penstock {
 namespace {
@@ -274,8 +275,13 @@ void Runtime::RunTask(const std::shared_ptr<Run>& run) {
   if (hooks.before_task) hooks.before_task(taken.task);
   Context context = MakeContext(taken.task, taken.queue, taken.redelivered,
                                 run->stop.get_token());
+  const std::shared_ptr<ProgressReport> progress = MakeProgress(*run);
+  context.report_progress = [progress](double fraction, std::string_view line) {
+    progress->Set(fraction, line);
+  };
   absl::StatusOr<Results> results =
       CallHandler(run->handler->second, context, taken.task.args);
+  progress->Close();
   bool given_up;
   {
     absl::MutexLock lock(&mu_);
@@ -303,6 +309,29 @@ void Runtime::RunTask(const std::shared_ptr<Run>& run) {
     });
   }
   BeginMore();
+}
+
+std::shared_ptr<ProgressReport> Runtime::MakeProgress(const Run& run) {
+  return std::make_shared<ProgressReport>(ProgressReport::World{
+      .now = [self = shared_from_this()] {
+        absl::Time now = absl::InfinitePast();
+        self->Outside([&] { now = self->world_.environment->Now(); });
+        return now;
+      },
+      .after =
+          [self = shared_from_this()](absl::Duration pause, Closure task) {
+            self->Outside([&] {
+              self->world_.environment->RunAfter(pause, std::move(task));
+            });
+          },
+      .write =
+          [self = shared_from_this(), id = run.id, run_id = run.begun.run](
+              TaskProgress progress, Callback<bool> done) {
+            self->Outside([&] {
+              self->world_.lifecycle->SetProgress(
+                  id, run_id, std::move(progress), std::move(done));
+            });
+          }});
 }
 
 void Runtime::OnFinished(const std::shared_ptr<Run>& run,

@@ -36,6 +36,8 @@
 
 namespace penstock {
 
+class ProgressReport;
+
 using Handlers = std::map<std::string, Handler, std::less<>>;
 
 struct RuntimeOptions {
@@ -115,6 +117,7 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   void BeginMore();
   void OnBegun(const std::shared_ptr<Run>& run, absl::StatusOr<BeginVerdict> verdict);
   void RunTask(const std::shared_ptr<Run>& run);
+  std::shared_ptr<ProgressReport> MakeProgress(const Run& run);
   void OnFinished(const std::shared_ptr<Run>& run,
                   absl::StatusOr<FinishVerdict> verdict);
 

@@ -331,6 +331,36 @@ TEST_F(RedisBackendTest, StatesAreMachinerysJsonWithATimeToLive) {
               AllOf(Ge(3'500), Le(3'600)));
 }
 
+TEST_F(RedisBackendTest, ProgressIsTheLastMemberAndLeavesTheRestAsItIs) {
+  ASSERT_EQ(TryCreate("t").value(), PendingAnswer::kCreated);
+  ASSERT_EQ(Begin("t", 1, "run-1")->kind, BeginAnswer::kRun);
+  const std::string started = Cli({"GET", "t"});
+  const std::string head = started.substr(0, started.size() - 2);
+  const auto report = [&](TaskProgress progress) {
+    return *Await<bool>([&](auto done) {
+      backend_->SetProgress("t", "run-1", std::move(progress), kTtl,
+                            std::move(done));
+    });
+  };
+  EXPECT_TRUE(report({.fraction = 0.5, .text = "a\"}}", .time = Ms(1'500)}));
+  EXPECT_EQ(Cli({"GET", "t"}),
+            head + R"(,"Progress":{"Fraction":0.5,"Text":"a\"}}",)"
+                   R"("Time":"1970-01-01T00:00:01.5Z"}}})");
+  EXPECT_TRUE(report({.fraction = 1, .text = "b", .time = Ms(2'000)}));
+  EXPECT_EQ(Cli({"GET", "t"}),
+            head + R"(,"Progress":{"Fraction":1,"Text":"b",)"
+                   R"("Time":"1970-01-01T00:00:02Z"}}})");
+  EXPECT_THAT(SecondsToLive("t"), AllOf(Ge(7'100), Le(7'200)));
+
+  // What a Go worker writes has no run.
+  const std::string by_go =
+      R"({"TaskUUID":"t","TaskName":"","State":"STARTED","Results":null,)"
+      R"("Error":"","CreatedAt":"0001-01-01T00:00:00Z","TTL":0})";
+  Cli({"SET", "t", by_go});
+  EXPECT_FALSE(report({.fraction = 1}));
+  EXPECT_EQ(Cli({"GET", "t"}), by_go);
+}
+
 TEST_F(RedisBackendTest, AnAbandonedTaskHasAMark) {
   ASSERT_TRUE(Abandon(Abandonment("t", "link a failed")).value());
   EXPECT_EQ(Cli({"GET", "t"}),

@@ -343,6 +343,53 @@ TEST_F(WorkerTest, TheContextTellsOfTheTask) {
   EXPECT_FALSE(seen->stop.stop_requested());
 }
 
+TEST_F(WorkerTest, ProgressIsSeenWhileTheTaskRuns) {
+  absl::Mutex mu;
+  int hints = 0;  // guarded by mu
+  memory_->SubscribeHints([&](std::string_view) {
+    absl::MutexLock lock(&mu);
+    ++hints;
+  });
+  Gate gate;
+  Worker& worker = MakeWorker();
+  worker.Register("long", [&](Context& context) {
+    context.SetProgress(0.5, "half");
+    gate.Pass();
+    context.SetProgress(0.75, "three quarters");
+  });
+  Start();
+  broker_.Deliver(MakeTask("task_1", "long"), 1);
+  {
+    const auto both = [&] { return hints >= 2; };  // it began, and reported
+    absl::MutexLock lock(&mu);
+    mu.Await(absl::Condition(&both));
+  }
+  const std::optional<TaskState> running = StateOf("task_1");
+  ASSERT_TRUE(running->progress.has_value());
+  EXPECT_EQ(running->progress->fraction, 0.5);
+  EXPECT_EQ(running->progress->text, "half");
+  EXPECT_EQ(running->status, Status::kStarted);
+  gate.go.Notify();
+
+  broker_.AwaitAcks(1);
+  EXPECT_EQ(StateOf("task_1")->status, Status::kSuccess);
+  EXPECT_EQ(StateOf("task_1")->progress, std::nullopt);
+  worker_.reset();  // before what the hints use
+}
+
+TEST_F(WorkerTest, AHandlerWhoseProgressIsNotKeptIsNotDisturbed) {
+  backend_.FailNext("SetProgress", 1, FailingBackend::kDie);
+  Worker& worker = MakeWorker();
+  worker.Register("long", [](const Context& context) {
+    for (int i = 0; i < 1000; ++i) context.SetProgress(i / 1000.0);
+  });
+  Start();
+  broker_.Deliver(MakeTask("task_1", "long"), 1);
+  broker_.AwaitAcks(1);
+  EXPECT_EQ(StateOf("task_1")->status, Status::kSuccess);
+  EXPECT_EQ(backend_.Calls("SetProgress"), 1);
+}
+
 TEST_F(WorkerTest, AsManyRunAtOnceAsTheConcurrencySays) {
   absl::Barrier all_there(3);
   Worker& worker = MakeWorker({.concurrency = 3});

@@ -4,9 +4,11 @@
 #ifndef PENSTOCK_CONTEXT_H_
 #define PENSTOCK_CONTEXT_H_
 
+#include <functional>
 #include <map>
 #include <stop_token>
 #include <string>
+#include <string_view>
 
 namespace penstock {
 
@@ -26,6 +28,18 @@ struct Context {
   // a cancelled task is dropped; what has not returned when the worker ends runs
   // again on another one.
   std::stop_token stop;
+
+  // Says how far the handler has come: `fraction` from 0 to 1, and a line for
+  // people, of which at most 1,000 bytes are kept. GetState and WatchState show
+  // the newest while the handler runs. From any thread until the handler returns;
+  // never blocks. It is written twice a second at most, and may be lost; where
+  // RabbitMQ keeps the states it is not kept at all.
+  void SetProgress(double fraction, std::string_view line = {}) const {
+    if (report_progress) report_progress(fraction, line);
+  }
+
+  // Where SetProgress goes. Empty, as in a test of a handler: nowhere.
+  std::function<void(double, std::string_view)> report_progress;
 };
 
 }  // namespace penstock
