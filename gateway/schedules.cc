@@ -228,9 +228,13 @@ struct Schedules::Core : std::enable_shared_from_this<Core> {
 
   // The tick is not sent; the schedule goes on.
   void FailTick(ScheduleTick tick, const absl::Status& why) {
-    Log(LogLevel::kWarning, "a schedule's tick could not be sent",
-        {{"schedule", tick.name}, {"why", TextOf(why)}});
-    tick.last_error = TextOf(why);
+    const std::string text = TextOf(why);
+    // Not each tick anew, which may be each second.
+    if (text != tick.last_error) {
+      Log(LogLevel::kWarning, "a schedule's tick could not be sent",
+          {{"schedule", tick.name}, {"why", text}});
+    }
+    tick.last_error = text;
     EndTick(std::move(tick));
   }
 

@@ -79,8 +79,9 @@ constexpr auto kKeys = std::to_array<ConfigKey>({
     {"default_queue", "text of 1 to 255 bytes", "machinery_tasks",
      "the queue that a worker takes tasks from"},
     {"results_expire_in", "whole number of seconds, 0 or more", "3600",
-     "how long a final state is kept; 0 is the default; with amqp:// as "
-     "result_backend it holds for every state, and is at most 2147483"},
+     "how long a final state is kept, unless its task has a `result_ttl`; 0 is "
+     "the default; with amqp:// as result_backend it holds for every state, and "
+     "is at most 2147483"},
     {"pending_expire_in", "whole number of seconds, 0 or more", "604800",
      "how long a task that is not final is kept after it is due; 0 is the "
      "default"},
