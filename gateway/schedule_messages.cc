@@ -34,19 +34,21 @@ void CheckName(const std::string& name, Violations& bad) {
                return absl::ascii_isalnum(c) || c == '_' || c == '.' ||
                       c == ':' || c == '-';
              })) {
-    bad.push_back({"name", "must be 1 to 200 characters of A-Z a-z 0-9 _ . : -"});
+    bad.push_back(
+        {"name", "must be 1 to 200 characters of A-Z a-z 0-9 _ . : -"});
   }
 }
 
 // What would be the same at each tick.
 void CheckTask(const v1::Task& task, const std::string& path, Violations& bad) {
   if (!task.id().empty()) {
-    bad.push_back({path + ".id",
-                   "must be empty: a scheduled task has a new id at each tick"});
+    bad.push_back(
+        {path + ".id",
+         "must be empty: a scheduled task has a new id at each tick"});
   }
   if (task.has_eta()) {
-    bad.push_back({path + ".eta",
-                   "is one time for all ticks: give a delay instead"});
+    bad.push_back(
+        {path + ".eta", "is one time for all ticks: give a delay instead"});
   }
   const auto check_nested = [&](const auto& nested, const char* list) {
     for (int i = 0; i < nested.size(); ++i) {
@@ -74,8 +76,8 @@ void CheckGroup(const Request& request, const std::string& path,
                 Violations& bad) {
   CheckTasks(request, path, bad);
   if (!request.group_id().empty()) {
-    bad.push_back({path + ".group_id",
-                   "must be empty: each tick sends a new group"});
+    bad.push_back(
+        {path + ".group_id", "must be empty: each tick sends a new group"});
   }
 }
 
@@ -132,8 +134,8 @@ absl::StatusOr<ScheduleRecord> ReadCreateSchedule(
   if (const size_t bytes = request.ByteSizeLong(); bytes > kMaxCall) {
     return MakeError(
         absl::StatusCode::kResourceExhausted, reason::kPayloadTooLarge,
-        std::string(absl::StrCat("the schedule has ", bytes,
-                                 " bytes; at most ", kMaxCall, " are kept")),
+        std::string(absl::StrCat("the schedule has ", bytes, " bytes; at most ",
+                                 kMaxCall, " are kept")),
         {{"field", "payload"}, {"limit_bytes", absl::StrCat(kMaxCall)}});
   }
   Violations bad;
@@ -164,8 +166,8 @@ absl::StatusOr<ScheduleRecord> ReadCreateSchedule(
     }
   }
   if (!v1::MissedTicks_IsValid(request.missed_ticks())) {
-    bad.push_back({"missed_ticks",
-                   "must be MISSED_TICKS_SKIP or MISSED_TICKS_RUN_ONCE"});
+    bad.push_back(
+        {"missed_ticks", "must be MISSED_TICKS_SKIP or MISSED_TICKS_RUN_ONCE"});
   }
   const absl::Status payload = CheckPayload(request, intake, bad);
   if (!bad.empty()) return InvalidFields(bad);
@@ -225,7 +227,8 @@ void WriteSchedule(const ScheduleRecord& record, v1::Schedule* out) {
   if (record.last_tick.has_value()) {
     WriteTime(*record.last_tick, out->mutable_last_tick_time());
   }
-  if (!record.paused) WriteTime(record.next_tick, out->mutable_next_tick_time());
+  if (!record.paused)
+    WriteTime(record.next_tick, out->mutable_next_tick_time());
   out->set_last_error(record.last_error);
   if (record.last_run.has_value()) {
     v1::ScheduleRun* run = out->mutable_last_run();

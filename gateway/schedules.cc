@@ -19,7 +19,7 @@
 namespace penstock {
 namespace {
 
-constexpr int kBatch = 20;  // of schedules leased at once, up to 1 MiB each
+constexpr int kBatch = 20;      // of schedules leased at once, up to 1 MiB each
 constexpr int kMaxTicks = 100;  // being sent at once
 // A page ends here, below what gRPC clients accept by default (4 MiB).
 constexpr size_t kMaxPageBytes = 3 << 20;
@@ -39,9 +39,10 @@ std::string TextOf(const absl::Status& error) {
 // The same for each gateway that takes this tick on, another for all others.
 std::string RequestIdOf(const ScheduleRecord& record) {
   return absl::StrCat(
-      "schedule-", Fingerprint(absl::StrCat(record.nonce, "\n",
-                                            absl::ToUnixMillis(record.next_tick)))
-                       .substr(0, 32));
+      "schedule-",
+      Fingerprint(absl::StrCat(record.nonce, "\n",
+                               absl::ToUnixMillis(record.next_tick)))
+          .substr(0, 32));
 }
 
 ScheduleRun RunOf(const SentIds& ids, absl::Time tick) {
@@ -103,20 +104,21 @@ struct Schedules::Core : std::enable_shared_from_this<Core> {
       if (draining || time >= next_look) return;
       next_look = time;
     }
-    environment->RunAfter(
-        time - environment->Now(), [weak = weak_from_this(), time] {
-          auto core = weak.lock();
-          if (core == nullptr || !core->gate.Enter()) return;
-          core->Look(time);
-          core->gate.Leave();
-        });
+    environment->RunAfter(time - environment->Now(),
+                          [weak = weak_from_this(), time] {
+                            auto core = weak.lock();
+                            if (core == nullptr || !core->gate.Enter()) return;
+                            core->Look(time);
+                            core->gate.Leave();
+                          });
   }
 
   void Look(absl::Time time) {
     bool full = false;
     {
       absl::MutexLock lock(&mu);
-      if (draining || next_look != time) return;  // an earlier one was asked for
+      if (draining || next_look != time)
+        return;  // an earlier one was asked for
       next_look = absl::InfiniteFuture();
       full = ticks >= kMaxTicks;
     }
@@ -250,13 +252,13 @@ struct Schedules::Core : std::enable_shared_from_this<Core> {
   // again.
   void EndTick(ScheduleTick tick) {
     const absl::Time visit = tick.visit;
-    backend->EndTick(std::move(tick), [core = shared_from_this(),
-                                       visit](absl::Status recorded) {
-      core->TickEnded();
-      if (!core->gate.Enter()) return;
-      if (recorded.ok()) core->LookAt(visit);
-      core->gate.Leave();
-    });
+    backend->EndTick(std::move(tick),
+                     [core = shared_from_this(), visit](absl::Status recorded) {
+                       core->TickEnded();
+                       if (!core->gate.Enter()) return;
+                       if (recorded.ok()) core->LookAt(visit);
+                       core->gate.Leave();
+                     });
   }
 
   void TickEnded() {
@@ -321,7 +323,8 @@ void Schedules::Create(const v1::CreateScheduleRequest& request,
       *std::move(record),
       core->Guard<ScheduleRecord>(
           [core, nonce = std::move(nonce), hash = std::move(hash),
-           done = std::move(done)](absl::StatusOr<ScheduleRecord> stands) mutable {
+           done =
+               std::move(done)](absl::StatusOr<ScheduleRecord> stands) mutable {
             if (!stands.ok()) return std::move(done)(stands.status());
             if (stands->payload_hash != hash) {
               return std::move(done)(MakeError(
@@ -351,7 +354,8 @@ void Schedules::List(const v1::ListSchedulesRequest& request,
         v1::ListSchedulesResponse response;
         size_t bytes = 0;
         size_t shown = 0;
-        while (shown < found->size() && shown < limit && bytes < kMaxPageBytes) {
+        while (shown < found->size() && shown < limit &&
+               bytes < kMaxPageBytes) {
           v1::Schedule* out = response.add_schedules();
           WriteSchedule((*found)[shown++], out);
           bytes += out->ByteSizeLong();
@@ -372,8 +376,8 @@ void Schedules::Pause(const std::string& name, Callback<v1::Schedule> done) {
                                 core_->Found(name, std::move(done)));
 }
 
-// Two steps; a schedule that was made anew between them is not paused, and so is
-// left as it is.
+// Two steps; a schedule that was made anew between them is not paused, and so
+// is left as it is.
 void Schedules::Resume(const std::string& name, Callback<v1::Schedule> done) {
   if (absl::Status status = CheckScheduleName(name); !status.ok()) {
     return std::move(done)(std::move(status));
@@ -389,14 +393,12 @@ void Schedules::Resume(const std::string& name, Callback<v1::Schedule> done) {
             absl::StatusOr<CronSpec> spec =
                 CronSpec::Parse((*found)->cron_spec);
             if (!spec.ok()) {
-              return std::move(done)(
-                  InvalidFields({{"cron_spec",
-                                  std::string(spec.status().message())}}));
+              return std::move(done)(InvalidFields(
+                  {{"cron_spec", std::string(spec.status().message())}}));
             }
             const absl::Time next = spec->Next(core->environment->Now());
-            core->backend->PauseSchedule(
-                name, /*paused=*/false, next,
-                core->Found(name, std::move(done)));
+            core->backend->PauseSchedule(name, /*paused=*/false, next,
+                                         core->Found(name, std::move(done)));
             core->LookAt(next);
           }));
 }

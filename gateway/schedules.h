@@ -51,8 +51,8 @@ class Schedules {
   // Idempotent. Not from inside a callback.
   void Stop();
 
-  // The RPCs of proto/penstock/v1/admin.proto. What is refused at once is answered
-  // inside the call.
+  // The RPCs of proto/penstock/v1/admin.proto. What is refused at once is
+  // answered inside the call.
   void Create(const v1::CreateScheduleRequest& request,
               Callback<v1::CreateScheduleResponse> done);
   void List(const v1::ListSchedulesRequest& request,

@@ -61,9 +61,9 @@ void Submit(Lifecycle& lifecycle, GroupCall call, Submission submission,
 
 RequestEnd EndOf(const absl::Status& status) {
   if (status.ok()) return RequestEnd::kAccepted;
-  const bool unknown =
-      absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
-      absl::IsAborted(status) || absl::IsCancelled(status);
+  const bool unknown = absl::IsUnavailable(status) ||
+                       absl::IsDeadlineExceeded(status) ||
+                       absl::IsAborted(status) || absl::IsCancelled(status);
   return unknown ? RequestEnd::kOpen : RequestEnd::kRefused;
 }
 

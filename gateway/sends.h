@@ -62,13 +62,13 @@ inline auto ReadSend(const v1::SendChordRequest& request,
   return ReadSendChord(request, intake);
 }
 
-// How a call that Lifecycle answered with `status` ended: whether a repeat of it
-// is answered, carried out again, or a new call.
+// How a call that Lifecycle answered with `status` ended: whether a repeat of
+// it is answered, carried out again, or a new call.
 RequestEnd EndOf(const absl::Status& status);
 
-// One Send under a request_id: claims it, submits it as of the time of the first
-// claim, says how it ended. One callback at a time, so it needs no lock. `Call` is
-// a TaskCall, a ChainCall or a GroupCall.
+// One Send under a request_id: claims it, submits it as of the time of the
+// first claim, says how it ended. One callback at a time, so it needs no lock.
+// `Call` is a TaskCall, a ChainCall or a GroupCall.
 template <typename Call>
 class RepeatableSend
     : public std::enable_shared_from_this<RepeatableSend<Call>> {
@@ -90,7 +90,8 @@ class RepeatableSend
   void Start() {
     lifecycle_->ClaimRequest(
         request_id_, submission_.payload_hash, submission_.deadline,
-        [self = this->shared_from_this()](absl::StatusOr<RequestAnswer> answer) {
+        [self =
+             this->shared_from_this()](absl::StatusOr<RequestAnswer> answer) {
           self->OnClaimed(std::move(answer));
         });
   }
@@ -106,11 +107,11 @@ class RepeatableSend
     if (answer->kind == RequestAnswer::kDone) {
       return Answer({.replayed = true, .create_time = answer->time});
     }
-    Submit(*lifecycle_, *std::move(call), submission_,
-           [self = this->shared_from_this()](
-               absl::StatusOr<Submitted> submitted) {
-             self->End(std::move(submitted));
-           });
+    Submit(
+        *lifecycle_, *std::move(call), submission_,
+        [self = this->shared_from_this()](absl::StatusOr<Submitted> submitted) {
+          self->End(std::move(submitted));
+        });
   }
 
   // A lost EndRequest only makes a repeat wait for the lease, and then find its

@@ -21,14 +21,15 @@ struct CronSpec::Bounds {
   const char* field;
   int low;
   int high;
-  const char* takes;                 // for people
-  std::vector<const char*> names;    // of the values from `low` on
+  const char* takes;               // for people
+  std::vector<const char*> names;  // of the values from `low` on
 };
 
 namespace {
 
 constexpr absl::Duration kLongestEvery = absl::Hours(24 * 366 * 100);
-constexpr int kDaysOfMonths[] = {31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+constexpr int kDaysOfMonths[] = {31, 29, 31, 30, 31, 30,
+                                 31, 31, 30, 31, 30, 31};
 // 29 February may be eight years away; more than that no spec waits.
 constexpr int kYears = 10;
 
@@ -38,12 +39,11 @@ absl::Status Wrong(absl::string_view what) {
 
 absl::StatusOr<absl::TimeZone> LoadZone(const std::string& name) {
   // Others are paths and the like, which LoadTimeZone would follow.
-  const bool plain =
-      !name.empty() && absl::ascii_isalpha(name[0]) &&
-      std::all_of(name.begin(), name.end(), [](unsigned char c) {
-        return absl::ascii_isalnum(c) || c == '_' || c == '-' || c == '+' ||
-               c == '/';
-      });
+  const bool plain = !name.empty() && absl::ascii_isalpha(name[0]) &&
+                     std::all_of(name.begin(), name.end(), [](unsigned char c) {
+                       return absl::ascii_isalnum(c) || c == '_' || c == '-' ||
+                              c == '+' || c == '/';
+                     });
   absl::TimeZone zone;
   if (!plain || !absl::LoadTimeZone(name, &zone)) {
     return Wrong(absl::StrCat(
@@ -64,9 +64,9 @@ std::optional<int> ParseNumber(absl::string_view text) {
   return number;
 }
 
-// The time that a wall clock of `zone` shows as `wall`, chosen as Go's time.Date
-// does where there is none or two: so schedules of Go and ours agree on the days
-// when clocks are changed.
+// The time that a wall clock of `zone` shows as `wall`, chosen as Go's
+// time.Date does where there is none or two: so schedules of Go and ours agree
+// on the days when clocks are changed.
 absl::Time FromWall(absl::CivilSecond wall, absl::TimeZone zone) {
   const int64_t as_utc = wall - absl::CivilSecond();
   const int guess = zone.At(absl::FromUnixSeconds(as_utc)).offset;
@@ -85,8 +85,9 @@ absl::StatusOr<CronSpec> CronSpec::Parse(std::string_view spec,
       absl::ConsumePrefix(&text, "TZ=")) {
     const size_t space = text.find(' ');
     if (space == absl::string_view::npos) {
-      return Wrong("nothing follows the time zone: give \"CRON_TZ=Area/City \" "
-                   "and five fields");
+      return Wrong(
+          "nothing follows the time zone: give \"CRON_TZ=Area/City \" "
+          "and five fields");
     }
     const std::string name(text.substr(0, space));
     absl::StatusOr<absl::TimeZone> named =
@@ -114,9 +115,10 @@ absl::StatusOr<CronSpec> CronSpec::Parse(std::string_view spec,
         std::find_if(std::begin(kDescriptors), std::end(kDescriptors),
                      [&](const auto& entry) { return entry.first == text; });
     if (known == std::end(kDescriptors)) {
-      return Wrong(absl::StrCat("\"", text,
-                                "\" is not known: give @yearly, @monthly, "
-                                "@weekly, @daily, @hourly or \"@every 1h30m\""));
+      return Wrong(
+          absl::StrCat("\"", text,
+                       "\" is not known: give @yearly, @monthly, "
+                       "@weekly, @daily, @hourly or \"@every 1h30m\""));
     }
     fields = known->second;
   }
@@ -134,8 +136,7 @@ absl::Status CronSpec::ParseEvery(std::string_view duration) {
                               "1h30m"));
   }
   if (every < absl::Seconds(1) || every > kLongestEvery) {
-    return Wrong(
-        absl::StrCat("@every ", text, ": must be 1s to 100 years"));
+    return Wrong(absl::StrCat("@every ", text, ": must be 1s to 100 years"));
   }
   every_ = absl::Floor(every, absl::Seconds(1));
   return absl::OkStatus();
@@ -286,7 +287,9 @@ absl::Time CronSpec::Next(absl::Time time) const {
   absl::Time at =
       absl::FromUnixSeconds(absl::ToUnixSeconds(time)) + absl::Seconds(1);
   const auto wall = [&] { return absl::ToCivilSecond(at, zone_); };
-  const auto set = [&](absl::CivilSecond civil) { at = FromWall(civil, zone_); };
+  const auto set = [&](absl::CivilSecond civil) {
+    at = FromWall(civil, zone_);
+  };
   bool moved = false;
   const int64_t last_year = wall().year() + kYears;
   while (wall().year() <= last_year) {

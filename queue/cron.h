@@ -1,6 +1,6 @@
-// When a periodic task is due: the specs of Go's robfig/cron v3 (ParseStandard),
-// which machinery's schedules are written in, and the times that follow from
-// them, daylight saving included. Pure; any thread.
+// When a periodic task is due: the specs of Go's robfig/cron v3
+// (ParseStandard), which machinery's schedules are written in, and the times
+// that follow from them, daylight saving included. Pure; any thread.
 
 #ifndef PENSTOCK_QUEUE_CRON_H_
 #define PENSTOCK_QUEUE_CRON_H_
@@ -25,8 +25,8 @@ class CronSpec {
   // The first time that is due after `time`; a whole second.
   absl::Time Next(absl::Time time) const;
 
-  // The first one after `now` of those that follow the tick `tick`: as Next(now),
-  // but @every goes on in step.
+  // The first one after `now` of those that follow the tick `tick`: as
+  // Next(now), but @every goes on in step.
   absl::Time NextInStep(absl::Time tick, absl::Time now) const;
 
  private:

@@ -17,9 +17,9 @@ class PeriodicLock {
   // Fails what is still pending (UNAVAILABLE), then ends the thread.
   virtual ~PeriodicLock() = default;
 
-  // Whether this process has the lock `key` until `until`, the next tick. False:
-  // another one has. It is never given back: it ends by itself. UNAVAILABLE when
-  // the server cannot be reached.
+  // Whether this process has the lock `key` until `until`, the next tick.
+  // False: another one has. It is never given back: it ends by itself.
+  // UNAVAILABLE when the server cannot be reached.
   virtual void TryLock(std::string key, absl::Time until,
                        Callback<bool> done) = 0;
 };

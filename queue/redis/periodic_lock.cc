@@ -44,7 +44,8 @@ class RedisLock : public PeriodicLock {
     int tries = 0;
     absl::Time now;  // of this try
 
-    // When the lock ends: just before the next tick, so that this one is past it.
+    // When the lock ends: just before the next tick, so that this one is past
+    // it.
     int64_t value() const { return absl::ToUnixNanos(until) - 1; }
   };
 
@@ -54,8 +55,8 @@ class RedisLock : public PeriodicLock {
     std::vector<std::string> words = {"SET", attempt.key,
                                       absl::StrCat(attempt.value())};
     const absl::Duration left = attempt.until - attempt.now;
-    if (left >= absl::Seconds(1) && left % absl::Seconds(1) ==
-                                        absl::ZeroDuration()) {
+    if (left >= absl::Seconds(1) &&
+        left % absl::Seconds(1) == absl::ZeroDuration()) {
       words.insert(words.end(),
                    {"EX", absl::StrCat(absl::ToInt64Seconds(left)), "NX"});
     } else {
@@ -98,8 +99,8 @@ class RedisLock : public PeriodicLock {
   }
 
   void SetLife(Attempt attempt) {
-    const int64_t seconds = std::max<int64_t>(
-        1, absl::ToInt64Seconds(attempt.until - attempt.now));
+    const int64_t seconds =
+        std::max<int64_t>(1, absl::ToInt64Seconds(attempt.until - attempt.now));
     std::vector<std::string> words = {"EXPIRE", attempt.key,
                                       absl::StrCat(seconds)};
     Send(std::move(words), std::move(attempt),
@@ -126,12 +127,11 @@ class RedisLock : public PeriodicLock {
 
   template <typename Then>
   void Send(std::vector<std::string> words, Attempt attempt, Then then) {
-    connection_.Send(
-        {.words = std::move(words),
-         .done = [attempt = std::move(attempt),
-                  then](absl::StatusOr<RedisReply> reply) mutable {
-           then(std::move(attempt), std::move(reply));
-         }});
+    connection_.Send({.words = std::move(words),
+                      .done = [attempt = std::move(attempt),
+                               then](absl::StatusOr<RedisReply> reply) mutable {
+                        then(std::move(attempt), std::move(reply));
+                      }});
   }
 
   Environment* const environment_;

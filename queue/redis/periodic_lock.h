@@ -13,9 +13,9 @@
 
 namespace penstock {
 
-// Uses options.lock (the URL). Connects in the background. INVALID_ARGUMENT for a
-// URL that can never work, without its password. `environment` is not owned and
-// must outlive the lock.
+// Uses options.lock (the URL). Connects in the background. INVALID_ARGUMENT for
+// a URL that can never work, without its password. `environment` is not owned
+// and must outlive the lock.
 absl::StatusOr<std::unique_ptr<PeriodicLock>> OpenRedisLock(
     const Options& options, Environment* environment);
 

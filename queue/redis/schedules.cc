@@ -11,8 +11,8 @@
 namespace penstock {
 namespace {
 
-// What the scripts share. KEYS of each: the names (of score 0, so in order), and
-// the due times. Beside the names is a hash for each schedule.
+// What the scripts share. KEYS of each: the names (of score 0, so in order),
+// and the due times. Beside the names is a hash for each schedule.
 constexpr std::string_view kShared = R"lua(
 local fields = {'nonce', 'hash', 'spec', 'missed', 'created_ms', 'paused',
                 'next_ms', 'last_ms', 'error', 'run_ms', 'task_id', 'group_id'}
@@ -58,8 +58,8 @@ end
 return answer
 )lua";
 
-// ARGV: name, '1' (pause) or '0', next tick. One that stands so already keeps its
-// next tick.
+// ARGV: name, '1' (pause) or '0', next tick. One that stands so already keeps
+// its next tick.
 constexpr std::string_view kPause = R"lua(
 local name = ARGV[1]
 local paused = redis.call('HGET', key_of(name), 'paused')
@@ -87,8 +87,8 @@ redis.call('ZREM', KEYS[2], name)
 return record
 )lua";
 
-// ARGV: limit, lease and grace in ms. A tick that is to be run is marked begun, so
-// that whoever leases it after a crash runs it too, however late that is.
+// ARGV: limit, lease and grace in ms. A tick that is to be run is marked begun,
+// so that whoever leases it after a crash runs it too, however late that is.
 constexpr std::string_view kLease = R"lua(
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -116,8 +116,8 @@ if first[2] then answer[2] = first[2] end
 return answer
 )lua";
 
-// ARGV: name, nonce, tick, next tick, visit, error, '1': skipped, then of what was
-// sent, if anything was: tick, task id, group id.
+// ARGV: name, nonce, tick, next tick, visit, error, '1': skipped, then of what
+// was sent, if anything was: tick, task id, group id.
 constexpr std::string_view kEndTick = R"lua(
 local name = ARGV[1]
 local key = key_of(name)
@@ -202,31 +202,25 @@ std::vector<std::string> ScheduleKeys(const std::string& exchange) {
 }
 
 std::vector<std::string> CreateWords(const ScheduleRecord& record) {
-  return {record.name,
-          Millis(record.next_tick),
-          "nonce",
-          record.nonce,
-          "hash",
-          record.payload_hash,
-          "spec",
-          record.cron_spec,
-          "missed",
-          record.run_missed ? "once" : "skip",
-          "call",
-          record.call,
-          "created_ms",
-          Millis(record.create_time),
-          "paused",
-          record.paused ? "1" : "0",
-          "next_ms",
-          Millis(record.next_tick)};
+  return {record.name,  Millis(record.next_tick),
+          "nonce",      record.nonce,
+          "hash",       record.payload_hash,
+          "spec",       record.cron_spec,
+          "missed",     record.run_missed ? "once" : "skip",
+          "call",       record.call,
+          "created_ms", Millis(record.create_time),
+          "paused",     record.paused ? "1" : "0",
+          "next_ms",    Millis(record.next_tick)};
 }
 
 std::vector<std::string> EndTickWords(const ScheduleTick& tick) {
-  std::vector<std::string> words = {
-      tick.name,          tick.nonce,         Millis(tick.tick),
-      Millis(tick.next_tick), Millis(tick.visit), tick.last_error,
-      tick.skipped ? "1" : "0"};
+  std::vector<std::string> words = {tick.name,
+                                    tick.nonce,
+                                    Millis(tick.tick),
+                                    Millis(tick.next_tick),
+                                    Millis(tick.visit),
+                                    tick.last_error,
+                                    tick.skipped ? "1" : "0"};
   if (tick.run.has_value()) {
     words.insert(words.end(), {Millis(tick.run->tick), tick.run->task_id,
                                tick.run->group_id});

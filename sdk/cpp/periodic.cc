@@ -10,7 +10,8 @@
 namespace penstock {
 namespace {
 
-// A timer is set anew so often, lest a clock that is set makes it late for long.
+// A timer is set anew so often, lest a clock that is set makes it late for
+// long.
 constexpr absl::Duration kLongestWait = absl::Seconds(30);
 // How long a tick is tried to be sent.
 constexpr absl::Duration kSendTime = absl::Seconds(30);
@@ -44,7 +45,8 @@ absl::StatusOr<PeriodicEntry> MakePeriodicEntry(std::string_view spec,
   if (name.empty()) return Wrong(name, "a schedule needs a name");
   if (call.tasks.empty()) return Wrong(name, "there is no task to send");
   for (const Task& task : call.tasks) {
-    if (absl::Status status = CheckTask(name, task); !status.ok()) return status;
+    if (absl::Status status = CheckTask(name, task); !status.ok())
+      return status;
   }
   if (call.callback.has_value()) {
     absl::Status status = CheckTask(name, *call.callback);
@@ -147,10 +149,9 @@ void Periodic::Fire(size_t index) {
     call.callback->id = "chord_" + environment_->NewUuid();
   }
   sending->group_id = "group_" + environment_->NewUuid();
-  sending->submission = {
-      .payload_hash = Fingerprint(
-          absl::StrCat("periodic\n", entry.name, "\n", call.tasks[0].id)),
-      .deadline = environment_->Now() + kSendTime};
+  sending->submission = {.payload_hash = Fingerprint(absl::StrCat(
+                             "periodic\n", entry.name, "\n", call.tasks[0].id)),
+                         .deadline = environment_->Now() + kSendTime};
   Send(std::move(sending));
 }
 

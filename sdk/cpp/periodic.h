@@ -54,8 +54,8 @@ class Periodic : public std::enable_shared_from_this<Periodic> {
 
   void Start();
 
-  // No tick is begun any more; waits for those that are being sent, at most until
-  // `deadline`.
+  // No tick is begun any more; waits for those that are being sent, at most
+  // until `deadline`.
   void Drain(absl::Time deadline);
 
   // Idempotent. Not from inside a callback.

@@ -95,8 +95,8 @@ class SchedulesTest : public ::testing::Test {
             {.environment = &environment_, .default_queue = kQueue})),
         broker_(memory_broker_.get(), &environment_),
         backend_(MakeMemoryBackend(&environment_)) {
-    auto consumer = broker_.Consume(
-        {.prefetch = 10'000}, [this](Delivery delivery) {
+    auto consumer =
+        broker_.Consume({.prefetch = 10'000}, [this](Delivery delivery) {
           absl::StatusOr<Task> task = DecodeTask(delivery.body);
           ASSERT_TRUE(task.ok()) << task.status();
           // A copy of a task that was sent is no other task.
@@ -112,8 +112,8 @@ class SchedulesTest : public ::testing::Test {
   }
 
   Gateway& AddGateway() {
-    gateways_.push_back(std::make_unique<Gateway>(&broker_, backend_.get(),
-                                                  &environment_));
+    gateways_.push_back(
+        std::make_unique<Gateway>(&broker_, backend_.get(), &environment_));
     return *gateways_.back();
   }
 
@@ -123,7 +123,8 @@ class SchedulesTest : public ::testing::Test {
     call([&](absl::StatusOr<T> result) { answer = std::move(result); });
     environment_.RunDue();
     EXPECT_TRUE(answer.has_value());
-    return answer.has_value() ? *std::move(answer) : absl::InternalError("none");
+    return answer.has_value() ? *std::move(answer)
+                              : absl::InternalError("none");
   }
 
   absl::StatusOr<v1::CreateScheduleResponse> Create(
@@ -232,9 +233,8 @@ TEST_F(SchedulesTest, WhatEachKindSendsIsShownInItsLastRun) {
 
 // The first gateway dies after each of its operations on the way.
 TEST_F(SchedulesTest, AGatewayThatDiesAmidATickLosesAndDoublesNothing) {
-  for (const char* operation :
-       {"LeaseSchedules", "ClaimRequest", "CreatePending", "EndRequest",
-        "EndTick"}) {
+  for (const char* operation : {"LeaseSchedules", "ClaimRequest",
+                                "CreatePending", "EndRequest", "EndTick"}) {
     for (const FailingBackend::Mode mode :
          {FailingBackend::kDie, FailingBackend::kLoseReply,
           FailingBackend::kRefuse}) {
@@ -271,7 +271,8 @@ TEST_F(SchedulesTest, SchedulesOutliveAllGateways) {
 TEST_F(SchedulesTest, MissedTicksAreSkippedUnlessTheyAreToBeRunOnce) {
   AddGateway();
   MustCreate(TaskSchedule("skips", "@every 10m", "skip"));
-  v1::CreateScheduleRequest request = TaskSchedule("runs", "@every 10m", "once");
+  v1::CreateScheduleRequest request =
+      TaskSchedule("runs", "@every 10m", "once");
   request.set_missed_ticks(v1::MISSED_TICKS_RUN_ONCE);
   MustCreate(request);
   gateways_.clear();
@@ -341,7 +342,8 @@ TEST_F(SchedulesTest, AFailingTickIsRecordedAndTheScheduleGoesOn) {
 TEST_F(SchedulesTest, WhileTheBrokerIsAwayATickIsTriedUntilItIsMissed) {
   AddGateway();
   MustCreate(TaskSchedule("skips", "@every 10m", "skip"));
-  v1::CreateScheduleRequest request = TaskSchedule("runs", "@every 10m", "once");
+  v1::CreateScheduleRequest request =
+      TaskSchedule("runs", "@every 10m", "once");
   request.set_missed_ticks(v1::MISSED_TICKS_RUN_ONCE);
   MustCreate(request);
   broker_.away = true;
@@ -422,11 +424,11 @@ TEST_F(SchedulesTest, WhatIsWrongIsNamedAllAtOnce) {
   task.mutable_task()->add_on_success()->set_id("nested");
   const absl::Status status = Create(task).status();
   EXPECT_EQ(ReasonOf(status), "INVALID_FIELD");
-  EXPECT_THAT(FieldsOf(status),
-              UnorderedElementsAre("name", "cron_spec", "missed_ticks",
-                                   "task.id", "task.eta",
-                                   "task.on_success[0].id", "task.name",
-                                   "task.on_success[0].name"));
+  EXPECT_THAT(
+      FieldsOf(status),
+      UnorderedElementsAre("name", "cron_spec", "missed_ticks", "task.id",
+                           "task.eta", "task.on_success[0].id", "task.name",
+                           "task.on_success[0].name"));
 
   v1::CreateScheduleRequest chord = TaskSchedule("s", "@daily");
   chord.mutable_chord()->set_group_id("mine");
@@ -434,10 +436,10 @@ TEST_F(SchedulesTest, WhatIsWrongIsNamedAllAtOnce) {
   chord.mutable_chord()->add_tasks()->set_id("mine");
   chord.mutable_chord()->mutable_callback()->mutable_delay()->set_seconds(1);
   EXPECT_THAT(FieldsOf(Create(chord).status()),
-              UnorderedElementsAre(
-                  "chord.group_id", "chord.request_id", "chord.tasks[0].id",
-                  "chord.tasks[0].id", "chord.tasks[0].name",
-                  "chord.callback.name", "chord.callback.delay"));
+              UnorderedElementsAre("chord.group_id", "chord.request_id",
+                                   "chord.tasks[0].id", "chord.tasks[0].id",
+                                   "chord.tasks[0].name", "chord.callback.name",
+                                   "chord.callback.delay"));
   EXPECT_EQ(List()->schedules_size(), 0);
 }
 

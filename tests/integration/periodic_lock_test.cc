@@ -1,5 +1,5 @@
-// machinery's lock of periodic tasks at a real Redis: the bytes that Go processes
-// see (docs/wire-format.md section 6), and what they leave behind.
+// machinery's lock of periodic tasks at a real Redis: the bytes that Go
+// processes see (docs/wire-format.md section 6), and what they leave behind.
 
 #include "queue/redis/periodic_lock.h"
 

@@ -34,8 +34,9 @@ std::string ErrorOf(const std::string& spec) {
   return std::string(CronSpec::Parse(spec).status().message());
 }
 
-// cron.golden is what the real robfig/cron computed (tests/interop/cron_test.go):
-// each line a spec, a zone, and a start with the times after it.
+// cron.golden is what the real robfig/cron computed
+// (tests/interop/cron_test.go): each line a spec, a zone, and a start with the
+// times after it.
 TEST(Cron, TicksWhenTheRealOneDoes) {
   std::ifstream file(PENSTOCK_CRON_GOLDEN);
   std::string line;
@@ -101,9 +102,9 @@ TEST(Cron, WithoutAZoneTheGivenOneHolds) {
   const absl::Time start = Utc("2026-01-01T00:00:00Z");
   EXPECT_EQ(CronSpec::Parse("0 6 * * *", Zone("Asia/Tokyo"))->Next(start),
             Utc("2026-01-01T21:00:00Z"));
-  EXPECT_EQ(CronSpec::Parse("CRON_TZ=UTC 0 6 * * *", Zone("Asia/Tokyo"))
-                ->Next(start),
-            Utc("2026-01-01T06:00:00Z"));
+  EXPECT_EQ(
+      CronSpec::Parse("CRON_TZ=UTC 0 6 * * *", Zone("Asia/Tokyo"))->Next(start),
+      Utc("2026-01-01T06:00:00Z"));
 }
 
 TEST(Cron, ErrorsNameTheFieldAndWhatItTakes) {
@@ -112,8 +113,9 @@ TEST(Cron, ErrorsNameTheFieldAndWhatItTakes) {
   EXPECT_EQ(ErrorOf("* * 1,0 * *"), "day of the month \"0\": must be 1 to 31");
   EXPECT_EQ(ErrorOf("* * * JANUARY *"),
             "month \"JANUARY\": must be 1 to 12 or JAN to DEC");
-  EXPECT_EQ(ErrorOf("* * * * 7"),
-            "day of the week \"7\": must be 0 to 6 or SUN to SAT (Sunday is 0)");
+  EXPECT_EQ(
+      ErrorOf("* * * * 7"),
+      "day of the week \"7\": must be 0 to 6 or SUN to SAT (Sunday is 0)");
   EXPECT_EQ(ErrorOf("*/0 * * * *"),
             "minute \"*/0\": the step after \"/\" must be a whole number, 1 or "
             "more");
@@ -125,8 +127,8 @@ TEST(Cron, ErrorsNameTheFieldAndWhatItTakes) {
 }
 
 TEST(Cron, SpecsThatNeverMatchAreRefused) {
-  for (const char* spec :
-       {"0 0 31 2 *", "0 0 30,31 2 *", "0 0 31 2,4,6,9,11 ?", "0 0 30-31 FEB *"}) {
+  for (const char* spec : {"0 0 31 2 *", "0 0 30,31 2 *", "0 0 31 2,4,6,9,11 ?",
+                           "0 0 30-31 FEB *"}) {
     EXPECT_THAT(ErrorOf(spec), HasSubstr("never matches")) << spec;
   }
   // Either day will do, and there is a Monday in February.
@@ -146,8 +148,8 @@ TEST(Cron, EveryTakesASecondOrMore) {
 TEST(Cron, ATimeZoneIsANameOfTheDataBaseAndNoPath) {
   for (const char* name : {"Nowhere/Land", "../UTC", "/etc/localtime",
                            "file:/etc/localtime", "libc:localtime"}) {
-    const std::string error = ErrorOf(std::string("CRON_TZ=") + name +
-                                      " 0 0 * * *");
+    const std::string error =
+        ErrorOf(std::string("CRON_TZ=") + name + " 0 0 * * *");
     EXPECT_THAT(error, HasSubstr("is not known here")) << name;
     EXPECT_THAT(error, HasSubstr(name));
   }

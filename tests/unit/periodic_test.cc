@@ -1,4 +1,5 @@
-// A worker's own periodic tasks, with time, lock and broker in the test's hands.
+// A worker's own periodic tasks, with time, lock and broker in the test's
+// hands.
 
 #include "sdk/cpp/periodic.h"
 
@@ -203,8 +204,8 @@ TEST(WorkerScheduleTest, WhatIsWrongIsNamed) {
               HasSubstr("has no name"));
   EXPECT_THAT(error(worker.ScheduleGroup("@daily", "n", {})),
               HasSubstr("no task"));
-  EXPECT_THAT(error(worker.ScheduleChain("@daily", "n",
-                                         {Named("a"), {.id = "x", .name = "b"}})),
+  EXPECT_THAT(error(worker.ScheduleChain(
+                  "@daily", "n", {Named("a"), {.id = "x", .name = "b"}})),
               HasSubstr("task b has an id; leave it empty"));
   Task late = Named("c");
   late.eta = ZonedTime{.time = absl::UnixEpoch()};
