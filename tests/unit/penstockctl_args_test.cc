@@ -117,6 +117,64 @@ TEST(PenstockctlArgsTest, IdsAndTopics) {
   EXPECT_EQ(Parse({"--version"}).verb, Verb::kVersion);
 }
 
+TEST(PenstockctlArgsTest, SomeCommandsHaveTwoWords) {
+  const Command list = Parse({"dead", "--queue=q", "list"});
+  EXPECT_EQ(list.verb, Verb::kDeadList);
+  EXPECT_EQ(list.queue, "q");
+  const Command retry = Parse({"dead", "retry", "a", "b"});
+  EXPECT_EQ(retry.verb, Verb::kDeadRetry);
+  EXPECT_THAT(retry.ids, ElementsAre("a", "b"));
+  EXPECT_EQ(Parse({"dead", "delete", "a"}).verb, Verb::kDeadDelete);
+  EXPECT_EQ(Parse({"help", "dead", "retry"}).topic, "dead retry");
+  EXPECT_EQ(Parse({"dead", "retry", "--help"}).topic, "dead retry");
+  EXPECT_THAT(HelpText("dead retry"), HasSubstr("--queue=ROUTING_KEY"));
+  EXPECT_EQ(ErrorOf({"dead"}),
+            "dead is followed by one of: list, retry, delete");
+  EXPECT_EQ(ErrorOf({"dead", "a"}),
+            "dead is followed by one of: list, retry, delete");
+  EXPECT_THAT(ErrorOf({"dead", "list", "q"}), HasSubstr("--queue"));
+  EXPECT_EQ(ErrorOf({"dead", "retry"}), "dead retry takes at least one ID");
+  EXPECT_EQ(ErrorOf({"dead", "retry", "a", "--wait=1s"}),
+            "--wait does not go with dead retry");
+  EXPECT_EQ(ErrorOf({"help", "dead"}), "unknown command dead");
+  EXPECT_EQ(ErrorOf({"help", "send", "list"}), "help takes one command");
+}
+
+TEST(PenstockctlArgsTest, SchedulesTakeANameASpecAndWhatToSend) {
+  const Command create =
+      Parse({"schedules", "create", "nightly", "0 3 * * *", "chord", "a", "1",
+             ":", "b", "--run-missed"});
+  EXPECT_EQ(create.verb, Verb::kSchedulesCreate);
+  EXPECT_EQ(create.schedule_name, "nightly");
+  EXPECT_EQ(create.cron_spec, "0 3 * * *");
+  EXPECT_EQ(create.scheduled, Verb::kChord);
+  EXPECT_TRUE(create.run_missed);
+  ASSERT_EQ(create.tasks.size(), 2);
+  EXPECT_THAT(create.tasks[0].args, ElementsAre("1"));
+  EXPECT_EQ(Parse({"schedules", "list"}).verb, Verb::kSchedulesList);
+  EXPECT_THAT(Parse({"schedules", "pause", "a", "b"}).ids,
+              ElementsAre("a", "b"));
+  EXPECT_EQ(Parse({"schedules", "resume", "a"}).verb, Verb::kSchedulesResume);
+  EXPECT_EQ(Parse({"schedules", "delete", "a"}).verb, Verb::kSchedulesDelete);
+
+  EXPECT_THAT(ErrorOf({"schedules", "create", "n", "0", "3", "*", "*", "*",
+                       "send", "add"}),
+              HasSubstr("found \"3\" (SPEC is one word: put it in quotes)"));
+  EXPECT_THAT(ErrorOf({"schedules", "create", "n", "@daily", "send"}),
+              HasSubstr("schedules create takes NAME SPEC"));
+  EXPECT_EQ(ErrorOf({"schedules", "create", "n", "@daily", "chord", "a"}),
+            "chord takes at least one task and its callback");
+  EXPECT_EQ(ErrorOf({"schedules", "create", "n", "@daily", "group", "a",
+                     "--delay=1s"}),
+            "--delay, --queue, --retries and --priority go with send only");
+  EXPECT_EQ(ErrorOf({"schedules", "pause"}),
+            "schedules pause takes at least one NAME");
+  EXPECT_EQ(ErrorOf({"schedules", "list", "a"}), "schedules list takes no words");
+  EXPECT_EQ(ErrorOf({"schedules"}),
+            "schedules is followed by one of: create, list, pause, resume, "
+            "delete");
+}
+
 TEST(PenstockctlArgsTest, UsageErrorsNameTheWordAtFault) {
   EXPECT_EQ(ErrorOf({}), "a command is missing");
   EXPECT_EQ(ErrorOf({"sned", "add"}), "unknown command sned");

@@ -15,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "tools/penstockctl/args.h"
 #include "tools/penstockctl/commands.h"
+#include "tools/penstockctl/print.h"
 
 namespace penstock::ctl {
 namespace {
@@ -127,6 +128,93 @@ class FakeGateway final : public v1::GatewayService::Service {
   std::vector<v1::GetStateRequest> asked;
 };
 
+class FakeAdmin final : public v1::AdminService::Service {
+ public:
+  grpc::Status CreateSchedule(grpc::ServerContext*,
+                              const v1::CreateScheduleRequest* request,
+                              v1::CreateScheduleResponse* response) override {
+    created.push_back(*request);
+    if (request->cron_spec() == "wrong") {
+      return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "not so");
+    }
+    *response->mutable_schedule() = ScheduleNamed(request->name());
+    return grpc::Status::OK;
+  }
+  grpc::Status ListSchedules(grpc::ServerContext*,
+                             const v1::ListSchedulesRequest* request,
+                             v1::ListSchedulesResponse* response) override {
+    const bool first = request->page_token().empty();
+    *response->add_schedules() = ScheduleNamed(first ? "a" : "b");
+    if (first) response->set_next_page_token("2");
+    return grpc::Status::OK;
+  }
+  grpc::Status PauseSchedule(grpc::ServerContext*,
+                             const v1::PauseScheduleRequest* request,
+                             v1::PauseScheduleResponse* response) override {
+    *response->mutable_schedule() = ScheduleNamed(request->name());
+    response->mutable_schedule()->set_paused(true);
+    return grpc::Status::OK;
+  }
+  grpc::Status ResumeSchedule(grpc::ServerContext*,
+                              const v1::ResumeScheduleRequest* request,
+                              v1::ResumeScheduleResponse* response) override {
+    *response->mutable_schedule() = ScheduleNamed(request->name());
+    return grpc::Status::OK;
+  }
+  grpc::Status DeleteSchedule(grpc::ServerContext*,
+                              const v1::DeleteScheduleRequest* request,
+                              v1::DeleteScheduleResponse* response) override {
+    if (request->name() == "unknown") {
+      return grpc::Status(grpc::StatusCode::NOT_FOUND, "not there");
+    }
+    *response->mutable_schedule() = ScheduleNamed(request->name());
+    return grpc::Status::OK;
+  }
+
+  static v1::Schedule ScheduleNamed(const std::string& name) {
+    v1::Schedule schedule;
+    schedule.set_name(name);
+    schedule.set_cron_spec("0 3 * * *");
+    schedule.mutable_next_tick_time()->set_seconds(1'700'000'000);
+    return schedule;
+  }
+
+  grpc::Status ListDeadTasks(grpc::ServerContext*,
+                             const v1::ListDeadTasksRequest* request,
+                             v1::ListDeadTasksResponse* response) override {
+    queues.push_back(request->queue());
+    const bool first = request->page_token().empty();
+    v1::DeadTask& task = *response->add_dead_tasks();
+    task.set_task_id(first ? "task_1" : "task_2");
+    task.set_name("add");
+    task.set_reason("begun 10\ntimes");
+    task.mutable_time()->set_seconds(1'700'000'000);
+    task.set_attempts(3);
+    if (first) response->set_next_page_token("2");
+    return grpc::Status::OK;
+  }
+  grpc::Status RetryTask(grpc::ServerContext*,
+                         const v1::RetryTaskRequest* request,
+                         v1::RetryTaskResponse* response) override {
+    queues.push_back(request->queue());
+    if (request->task_id() == "unknown") {
+      return grpc::Status(grpc::StatusCode::NOT_FOUND, "not there");
+    }
+    response->mutable_state()->set_task_id("copy_of_" + request->task_id());
+    return grpc::Status::OK;
+  }
+  grpc::Status DeleteDeadTask(grpc::ServerContext*,
+                              const v1::DeleteDeadTaskRequest* request,
+                              v1::DeleteDeadTaskResponse* response) override {
+    queues.push_back(request->queue());
+    response->mutable_dead_task()->set_task_id(request->task_id());
+    return grpc::Status::OK;
+  }
+
+  std::vector<std::string> queues;
+  std::vector<v1::CreateScheduleRequest> created;
+};
+
 v1::TaskState State(v1::TaskStatus status) {
   v1::TaskState state;
   state.set_task_id("task_1");
@@ -151,8 +239,11 @@ class PenstockctlTest : public ::testing::Test {
   PenstockctlTest() {
     grpc::ServerBuilder builder;
     builder.RegisterService(&gateway_);
+    builder.RegisterService(&admin_);
     server_ = builder.BuildAndStart();
-    stub_ = v1::GatewayService::NewStub(server_->InProcessChannel({}));
+    const auto channel = server_->InProcessChannel({});
+    stub_ = v1::GatewayService::NewStub(channel);
+    admin_stub_ = v1::AdminService::NewStub(channel);
   }
 
   ExitStatus Run(const std::vector<std::string>& words) {
@@ -161,12 +252,14 @@ class PenstockctlTest : public ::testing::Test {
     EXPECT_TRUE(command.ok()) << command.status();
     out_.str("");
     err_.str("");
-    return RunCommand(*command, *stub_, out_, err_);
+    return RunCommand(*command, *stub_, *admin_stub_, out_, err_);
   }
 
   FakeGateway gateway_;
+  FakeAdmin admin_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::GatewayService::Stub> stub_;
+  std::unique_ptr<v1::AdminService::Stub> admin_stub_;
   std::ostringstream out_;
   std::ostringstream err_;
 };
@@ -294,6 +387,95 @@ TEST_F(PenstockctlTest, CancelPrintsHowEachStandsThen) {
             "task_2  CANCELLED  cancelled: not needed\n");
   EXPECT_EQ(Run({"cancel-group", "group_1"}), kExitOk);
   EXPECT_EQ(out_.str(), "cancelled 2\ngroup_1  2 CANCELLED of 2  done\n");
+}
+
+TEST_F(PenstockctlTest, SchedulesCreateSendsWhatTheSendingCommandWould) {
+  EXPECT_EQ(Run({"schedules", "create", "nightly", "0 3 * * *", "send", "add",
+                 "1", "1", "--retries=2", "--run-missed"}),
+            kExitOk);
+  EXPECT_EQ(out_.str(), "nightly  0 3 * * *  next 2023-11-14T22:13:20Z\n");
+  ASSERT_EQ(admin_.created.size(), 1);
+  const v1::CreateScheduleRequest& task = admin_.created[0];
+  EXPECT_EQ(task.cron_spec(), "0 3 * * *");
+  EXPECT_EQ(task.missed_ticks(), v1::MISSED_TICKS_RUN_ONCE);
+  EXPECT_EQ(task.task().name(), "add");
+  EXPECT_EQ(task.task().args_size(), 2);
+  EXPECT_EQ(task.task().retry_count(), 2);
+
+  Run({"schedules", "create", "g", "@daily", "group", "a", ":", "b"});
+  Run({"schedules", "create", "c", "@daily", "chain", "a", ":", "b"});
+  Run({"schedules", "create", "h", "@daily", "chord", "a", ":", "b", ":", "z"});
+  ASSERT_EQ(admin_.created.size(), 4);
+  EXPECT_EQ(admin_.created[1].missed_ticks(), v1::MISSED_TICKS_UNSPECIFIED);
+  EXPECT_EQ(admin_.created[1].group().tasks_size(), 2);
+  EXPECT_EQ(admin_.created[2].chain().tasks_size(), 2);
+  EXPECT_EQ(admin_.created[3].chord().tasks_size(), 2);
+  EXPECT_EQ(admin_.created[3].chord().callback().name(), "z");
+
+  EXPECT_EQ(Run({"schedules", "create", "x", "wrong", "send", "add"}),
+            kExitCallFailed);
+  EXPECT_EQ(err_.str(), "penstockctl: INVALID_ARGUMENT: not so\n");
+}
+
+TEST_F(PenstockctlTest, SchedulesListReadsAllPages) {
+  EXPECT_EQ(Run({"schedules", "list"}), kExitOk);
+  EXPECT_EQ(out_.str(),
+            "a  0 3 * * *  next 2023-11-14T22:13:20Z\n"
+            "b  0 3 * * *  next 2023-11-14T22:13:20Z\n");
+}
+
+TEST_F(PenstockctlTest, SchedulesArePausedResumedAndDeletedByName) {
+  EXPECT_EQ(Run({"schedules", "pause", "a", "b"}), kExitOk);
+  EXPECT_EQ(out_.str(), "a  0 3 * * *  paused\nb  0 3 * * *  paused\n");
+  EXPECT_EQ(Run({"schedules", "resume", "a"}), kExitOk);
+  EXPECT_EQ(out_.str(), "a  0 3 * * *  next 2023-11-14T22:13:20Z\n");
+  EXPECT_EQ(Run({"schedules", "delete", "a"}), kExitOk);
+  EXPECT_EQ(Run({"schedules", "delete", "unknown", "a"}), kExitCallFailed);
+  EXPECT_EQ(out_.str(), "");
+}
+
+TEST_F(PenstockctlTest, AScheduleShowsWhatItSentLastAndWhatWentWrong) {
+  v1::Schedule schedule = FakeAdmin::ScheduleNamed("n");
+  schedule.set_missed_ticks(v1::MISSED_TICKS_RUN_ONCE);
+  schedule.mutable_last_run()->mutable_tick_time()->set_seconds(1'600'000'000);
+  schedule.mutable_last_run()->set_group_id("group_1");
+  schedule.mutable_last_run()->set_task_id("chord_1");
+  schedule.set_last_error("UNAVAILABLE\nX");
+  EXPECT_EQ(ShowSchedule(schedule),
+            "n  0 3 * * *  next 2023-11-14T22:13:20Z  runs missed ticks  last "
+            "2020-09-13T12:26:40Z group_1 chord_1  error: UNAVAILABLE X");
+}
+
+TEST_F(PenstockctlTest, DeadListReadsAllPages) {
+  EXPECT_EQ(Run({"dead", "list", "--queue=q"}), kExitOk);
+  EXPECT_EQ(out_.str(),
+            "task_1  2023-11-14T22:13:20Z  add  attempt 3  begun 10 times\n"
+            "task_2  2023-11-14T22:13:20Z  add  attempt 3  begun 10 times\n");
+  EXPECT_THAT(admin_.queues, ElementsAre("q", "q"));
+}
+
+TEST_F(PenstockctlTest, DeadRetryPrintsTheIdsOfTheCopies) {
+  EXPECT_EQ(Run({"dead", "retry", "a", "b", "--queue=q"}), kExitOk);
+  EXPECT_EQ(out_.str(), "copy_of_a\ncopy_of_b\n");
+  EXPECT_THAT(admin_.queues, ElementsAre("q", "q"));
+  EXPECT_EQ(Run({"dead", "retry", "unknown"}), kExitCallFailed);
+  EXPECT_EQ(err_.str(), "penstockctl: NOT_FOUND: not there\n");
+}
+
+TEST_F(PenstockctlTest, DeadDeleteSaysWhatIsGone) {
+  EXPECT_EQ(Run({"dead", "delete", "a"}), kExitOk);
+  EXPECT_EQ(out_.str(), "deleted a\n");
+  EXPECT_THAT(admin_.queues, ElementsAre(""));
+}
+
+TEST_F(PenstockctlTest, ProgressIsShownWhileATaskRuns) {
+  v1::TaskState state = State(v1::TASK_STATUS_STARTED);
+  state.set_worker_id("w");
+  state.mutable_progress()->set_fraction(0.999);
+  state.mutable_progress()->set_text("page\n999");
+  gateway_.states = {state};
+  EXPECT_EQ(Run({"state", "task_1"}), kExitOk);
+  EXPECT_EQ(out_.str(), "task_1  STARTED  on w  99% page 999\n");
 }
 
 TEST_F(PenstockctlTest, ACancelledTaskExitsWithOne) {

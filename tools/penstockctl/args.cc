@@ -11,6 +11,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 
 namespace penstock::ctl {
@@ -59,6 +60,30 @@ constexpr auto kVerbs = std::to_array<VerbSpec>({
     {"cancel-group", Verb::kCancelGroup, "ID",
      "cancel a group, and its callback",
      "Prints how many tasks were cancelled, and a line for the group.\n"},
+    {"dead list", Verb::kDeadList, "", "list the dead letters of a queue",
+     "Newest first: id, time, name, attempt and why it was given up.\n"},
+    {"dead retry", Verb::kDeadRetry, "ID...", "send dead tasks again",
+     "Each is sent as a copy under a new id, which is printed; its dead letter is\n"
+     "removed then.\n"},
+    {"dead delete", Verb::kDeadDelete, "ID...", "delete dead letters",
+     "The states of their tasks stay as they are.\n"},
+    {"schedules create", Verb::kSchedulesCreate,
+     "NAME SPEC send|group|chain|chord TASK [: TASK]...",
+     "send tasks again and again",
+     "SPEC says when: five fields (minute, hour, day of the month, month, day of\n"
+     "the week), @daily and the like, or \"@every 90s\"; \"CRON_TZ=Area/City \" "
+     "before\nit names the time zone. The words after SPEC are those of the "
+     "command that\nsends once.\n"
+     "Example: penstockctl schedules create nightly \"0 3 * * *\" send add 1 1\n"},
+    {"schedules list", Verb::kSchedulesList, "", "print all schedules",
+     "Prints a line for each: its name, its spec, when it ticks next, what came\n"
+     "of the last tick.\n"},
+    {"schedules pause", Verb::kSchedulesPause, "NAME...",
+     "let schedules tick no more", ""},
+    {"schedules resume", Verb::kSchedulesResume, "NAME...",
+     "let paused schedules tick again", ""},
+    {"schedules delete", Verb::kSchedulesDelete, "NAME...", "remove schedules",
+     "What they have sent goes on.\n"},
     {"help", Verb::kHelp, "[COMMAND]", "explain a command", ""},
 });
 
@@ -66,6 +91,30 @@ const VerbSpec* FindVerb(const std::string& name) {
   auto found = std::find_if(kVerbs.begin(), kVerbs.end(),
                             [&](const VerbSpec& v) { return name == v.name; });
   return found == kVerbs.end() ? nullptr : &*found;
+}
+
+// The command that `words` begin with: some have a name of two words.
+const VerbSpec* FirstVerb(const std::vector<std::string>& words) {
+  if (words.empty()) return nullptr;
+  const VerbSpec* two = nullptr;
+  if (words.size() > 1) two = FindVerb(absl::StrCat(words[0], " ", words[1]));
+  return two != nullptr ? two : FindVerb(words[0]);
+}
+
+size_t WordsOf(const VerbSpec& verb) {
+  return std::string(verb.name).find(' ') == std::string::npos ? 1 : 2;
+}
+
+// "dead": what may follow it; empty: it begins no command.
+std::string SecondWords(const std::string& first) {
+  std::vector<std::string> seconds;
+  for (const VerbSpec& verb : kVerbs) {
+    const std::string name = verb.name;
+    if (name.starts_with(first + " ")) {
+      seconds.push_back(name.substr(first.size() + 1));
+    }
+  }
+  return absl::StrJoin(seconds, ", ");
 }
 
 bool SetDuration(const std::string& text, absl::Duration& field) {
@@ -107,33 +156,39 @@ struct FlagSpec {
 };
 
 constexpr auto kFlags = std::to_array<FlagSpec>({
-    {"wait", "DURATION", kDuration, "send group chain chord state",
+    {"wait", "DURATION", kDuration, "send, group, chain, chord, state",
      "wait so long for the end, and print it",
      [](const std::string& t, Command& c) { return SetDuration(t, c.wait); }},
     {"eta", "TIME", "a time such as 2026-11-21T23:00:00Z", "send",
      "run the task at this time (RFC 3339)",
      [](const std::string& t, Command& c) { return SetTime(t, c.eta); }},
-    {"delay", "DURATION", kDuration, "send", "run the task so much later",
+    {"delay", "DURATION", kDuration, "send, schedules create",
+     "run the task so much later",
      [](const std::string& t, Command& c) {
        return SetDuration(t, c.delay.emplace());
      }},
-    {"queue", "ROUTING_KEY", "a routing key", "send",
-     "send it there, not to the default queue",
+    {"queue", "ROUTING_KEY", "a routing key",
+     "send, schedules create, dead list, dead retry, dead delete",
+     "use this one, not the default queue",
      [](const std::string& t, Command& c) { return SetText(t, c.queue); }},
     {"id", "ID", "an id", "send",
      "the task's id; sending it again is then safe",
      [](const std::string& t, Command& c) { return SetText(t, c.id); }},
-    {"retries", "N", "a whole number from 0 to 1000000", "send",
+    {"retries", "N", "a whole number from 0 to 1000000",
+     "send, schedules create",
      "try so often again if it fails",
      [](const std::string& t, Command& c) {
        return SetNumber(t, 1'000'000, c.retries);
      }},
-    {"priority", "N", "a whole number from 0 to 255", "send",
+    {"priority", "N", "a whole number from 0 to 255", "send, schedules create",
      "higher is taken first, where the queue allows",
      [](const std::string& t, Command& c) {
        return SetNumber(t, 255, c.priority);
      }},
-    {"reason", "TEXT", "a text", "cancel cancel-group",
+    {"run-missed", "", "", "schedules create",
+     "run the ticks that were missed, as one; else they are skipped",
+     [](const std::string&, Command& c) { return c.run_missed = true; }},
+    {"reason", "TEXT", "a text", "cancel, cancel-group",
      "why; it becomes part of the error",
      [](const std::string& t, Command& c) { return SetText(t, c.reason); }},
     {"address", "HOST:PORT", "an address such as localhost:50051", "",
@@ -161,7 +216,7 @@ const FlagSpec* FindFlag(const std::string& name) {
 
 bool GoesWith(const FlagSpec& flag, const std::string& verb) {
   if (flag.verbs[0] == '\0') return true;
-  std::vector<std::string> verbs = absl::StrSplit(flag.verbs, ' ');
+  std::vector<std::string> verbs = absl::StrSplit(flag.verbs, ", ");
   return std::find(verbs.begin(), verbs.end(), verb) != verbs.end();
 }
 
@@ -264,6 +319,50 @@ absl::Status SplitTasks(const std::vector<std::string>& words,
   return absl::OkStatus();
 }
 
+// The tasks of a command that sends.
+absl::Status SetTasks(Verb verb, const std::vector<std::string>& words,
+                      Command& command) {
+  absl::Status split = SplitTasks(words, command);
+  if (!split.ok()) return split;
+  if (verb == Verb::kSend && command.tasks.size() > 1) {
+    return UsageError(
+        "send takes one task (a lone : as an argument is "
+        "written string::)");
+  }
+  if (verb == Verb::kChord && command.tasks.size() < 2) {
+    return UsageError("chord takes at least one task and its callback");
+  }
+  return absl::OkStatus();
+}
+
+// NAME SPEC send|group|chain|chord TASK...
+absl::Status SetSchedule(const std::vector<std::string>& words,
+                         Command& command) {
+  if (words.size() < 4) {
+    return UsageError(
+        "schedules create takes NAME SPEC send|group|chain|chord TASK "
+        "[: TASK]... (SPEC is one word: put it in quotes)");
+  }
+  command.schedule_name = words[0];
+  command.cron_spec = words[1];
+  const VerbSpec* kind = FindVerb(words[2]);
+  if (kind == nullptr ||
+      (kind->verb != Verb::kSend && kind->verb != Verb::kGroup &&
+       kind->verb != Verb::kChain && kind->verb != Verb::kChord)) {
+    return UsageError(absl::StrCat(
+        "after SPEC: expected send, group, chain or chord, found \"", words[2],
+        "\" (SPEC is one word: put it in quotes)"));
+  }
+  command.scheduled = kind->verb;
+  if (kind->verb != Verb::kSend &&
+      (command.delay.has_value() || !command.queue.empty() ||
+       command.retries != 0 || command.priority != 0)) {
+    return UsageError(
+        "--delay, --queue, --retries and --priority go with send only");
+  }
+  return SetTasks(kind->verb, {words.begin() + 3, words.end()}, command);
+}
+
 // What the words after the command mean to it.
 absl::Status SetWords(const VerbSpec& verb, std::vector<std::string> words,
                       Command& command) {
@@ -271,19 +370,20 @@ absl::Status SetWords(const VerbSpec& verb, std::vector<std::string> words,
     case Verb::kSend:
     case Verb::kGroup:
     case Verb::kChain:
-    case Verb::kChord: {
-      absl::Status split = SplitTasks(words, command);
-      if (!split.ok()) return split;
-      if (verb.verb == Verb::kSend && command.tasks.size() > 1) {
-        return UsageError(
-            "send takes one task (a lone : as an argument is "
-            "written string::)");
+    case Verb::kChord:
+      return SetTasks(verb.verb, words, command);
+    case Verb::kSchedulesCreate:
+      return SetSchedule(words, command);
+    case Verb::kSchedulesList:
+      if (words.empty()) return absl::OkStatus();
+      return UsageError("schedules list takes no words");
+    case Verb::kSchedulesPause:
+    case Verb::kSchedulesResume:
+    case Verb::kSchedulesDelete:
+      if (words.empty()) {
+        return UsageError(absl::StrCat(verb.name, " takes at least one NAME"));
       }
-      if (verb.verb == Verb::kChord && command.tasks.size() < 2) {
-        return UsageError("chord takes at least one task and its callback");
-      }
-      return absl::OkStatus();
-    }
+      break;
     case Verb::kState:
     case Verb::kGroupState:
     case Verb::kCancelGroup:
@@ -294,23 +394,39 @@ absl::Status SetWords(const VerbSpec& verb, std::vector<std::string> words,
       break;
     case Verb::kWatch:
     case Verb::kCancel:
+    case Verb::kDeadRetry:
+    case Verb::kDeadDelete:
       if (words.empty()) {
         return UsageError(absl::StrCat(verb.name, " takes at least one ID"));
       }
       break;
-    case Verb::kHelp:
-      if (words.size() > 1) return UsageError("help takes one command");
-      if (words.empty()) return absl::OkStatus();
-      if (FindVerb(words[0]) == nullptr) {
-        return UsageError(absl::StrCat("unknown command ", words[0]));
+    case Verb::kDeadList:
+      if (!words.empty()) {
+        return UsageError("dead list takes no words; name a queue with --queue");
       }
-      command.topic = words[0];
       return absl::OkStatus();
+    case Verb::kHelp: {
+      if (words.empty()) return absl::OkStatus();
+      const VerbSpec* topic = FirstVerb(words);
+      if (topic == nullptr) {
+        return UsageError(absl::StrCat("unknown command ",
+                                       absl::StrJoin(words, " ")));
+      }
+      if (words.size() > WordsOf(*topic)) {
+        return UsageError("help takes one command");
+      }
+      command.topic = topic->name;
+      return absl::OkStatus();
+    }
     case Verb::kVersion:
       return absl::OkStatus();
   }
   if (std::find(words.begin(), words.end(), "") != words.end()) {
-    return UsageError("an ID is empty");
+    return UsageError(verb.verb == Verb::kSchedulesPause ||
+                              verb.verb == Verb::kSchedulesResume ||
+                              verb.verb == Verb::kSchedulesDelete
+                          ? "a NAME is empty"
+                          : "an ID is empty");
   }
   command.ids = std::move(words);
   return absl::OkStatus();
@@ -326,8 +442,7 @@ absl::StatusOr<Command> ParseArgs(
   if (!sorted.ok()) return sorted.status();
 
   Command command;
-  std::string name =
-      sorted->positional.empty() ? "" : sorted->positional.front();
+  const VerbSpec* verb = FirstVerb(sorted->positional);
   for (const auto& [flag, value] : sorted->flags) {
     if (flag->name == std::string("version")) {
       command.verb = Verb::kVersion;
@@ -335,24 +450,31 @@ absl::StatusOr<Command> ParseArgs(
     }
     if (flag->name == std::string("help")) {
       command.verb = Verb::kHelp;
-      command.topic = FindVerb(name) == nullptr ? "" : name;
+      command.topic = verb == nullptr ? "" : verb->name;
       return command;
     }
   }
-  if (name.empty()) return UsageError("a command is missing");
-  const VerbSpec* verb = FindVerb(name);
-  if (verb == nullptr)
-    return UsageError(absl::StrCat("unknown command ", name));
+  if (sorted->positional.empty()) return UsageError("a command is missing");
+  if (verb == nullptr) {
+    const std::string& word = sorted->positional.front();
+    const std::string seconds = SecondWords(word);
+    if (seconds.empty()) {
+      return UsageError(absl::StrCat("unknown command ", word));
+    }
+    return UsageError(
+        absl::StrCat(word, " is followed by one of: ", seconds));
+  }
 
   command.verb = verb->verb;
   if (std::optional<std::string> address = environment("PENSTOCK_ADDRESS");
       address.has_value() && !address->empty()) {
     command.address = *std::move(address);
   }
-  absl::Status set = SetFlags(*sorted, name, command);
+  absl::Status set = SetFlags(*sorted, verb->name, command);
   if (!set.ok()) return set;
   set = SetWords(*verb,
-                 {sorted->positional.begin() + 1, sorted->positional.end()},
+                 {sorted->positional.begin() + WordsOf(*verb),
+                  sorted->positional.end()},
                  command);
   if (!set.ok()) return set;
   return command;
@@ -367,7 +489,7 @@ std::string HelpText(const std::string& topic) {
   } else {
     text = "usage: penstockctl [FLAG]... COMMAND [WORD]...\n\n";
     for (const VerbSpec& spec : kVerbs) {
-      absl::StrAppendFormat(&text, "  %-12s%-30s%s\n", spec.name, spec.words,
+      absl::StrAppendFormat(&text, "  %-17s%-30s%s\n", spec.name, spec.words,
                             spec.summary);
     }
   }

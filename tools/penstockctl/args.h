@@ -25,6 +25,14 @@ enum class Verb {
   kGroupState,
   kCancel,
   kCancelGroup,
+  kSchedulesCreate,
+  kSchedulesList,
+  kSchedulesPause,
+  kSchedulesResume,
+  kSchedulesDelete,
+  kDeadList,
+  kDeadRetry,
+  kDeadDelete,
   kHelp,
   kVersion,
 };
@@ -40,7 +48,7 @@ struct TaskWords {
 struct Command {
   Verb verb = Verb::kHelp;
   std::vector<TaskWords> tasks;  // send: one; chord: the last is the callback
-  std::vector<std::string> ids;  // of all that ask about what was sent
+  std::vector<std::string> ids;  // of all that ask about what was sent; names
   std::string topic;             // help: of which command; empty: of all
 
   std::string address = "localhost:50051";
@@ -52,6 +60,10 @@ struct Command {
   std::string queue;
   std::string id;
   std::string reason;
+  std::string schedule_name;
+  std::string cron_spec;
+  Verb scheduled = Verb::kSend;  // or kGroup, kChain, kChord
+  bool run_missed = false;
   int32_t retries = 0;
   uint32_t priority = 0;
 };

@@ -66,8 +66,13 @@ struct ToValue {
 class Runner {
  public:
   Runner(const Command& command, v1::GatewayService::StubInterface& gateway,
-         std::ostream& out, std::ostream& err)
-      : command_(command), gateway_(gateway), out_(out), err_(err) {}
+         v1::AdminService::StubInterface& admin, std::ostream& out,
+         std::ostream& err)
+      : command_(command),
+        gateway_(gateway),
+        admin_(admin),
+        out_(out),
+        err_(err) {}
 
   ExitStatus Run();
 
@@ -81,14 +86,27 @@ class Runner {
   ExitStatus ShowGroupState();
   ExitStatus Cancel();
   ExitStatus CancelGroup();
+  ExitStatus CreateSchedule();
+  ExitStatus ListSchedules();
+  template <typename Request, typename Response>
+  ExitStatus ForEachSchedule(
+      grpc::Status (v1::AdminService::StubInterface::*method)(
+          grpc::ClientContext*, const Request&, Response*));
+  ExitStatus ListDead();
+  ExitStatus RetryDead();
+  ExitStatus DeleteDead();
+
+  // The one task, with the flags that go with it.
+  v1::Task TaskWithFlags();
 
   // False, with the words at fault on `err_`, when an argument is none.
   bool BuildTasks();
 
   // Makes one call; `status_` keeps a failure for CallFailed.
-  template <typename Request, typename Response>
-  bool Call(grpc::Status (v1::GatewayService::StubInterface::*method)(
-                grpc::ClientContext*, const Request&, Response*),
+  template <typename Stub, typename Request, typename Response>
+  bool Call(Stub& stub,
+            grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
+                                         Response*),
             const Request& request, Response* response,
             absl::Duration wait = absl::ZeroDuration());
 
@@ -103,6 +121,7 @@ class Runner {
 
   const Command& command_;
   v1::GatewayService::StubInterface& gateway_;
+  v1::AdminService::StubInterface& admin_;
   std::ostream& out_;
   std::ostream& err_;
   std::vector<v1::Task> tasks_;
@@ -128,15 +147,16 @@ bool Runner::BuildTasks() {
   return true;
 }
 
-template <typename Request, typename Response>
-bool Runner::Call(grpc::Status (v1::GatewayService::StubInterface::*method)(
-                      grpc::ClientContext*, const Request&, Response*),
+template <typename Stub, typename Request, typename Response>
+bool Runner::Call(Stub& stub,
+                  grpc::Status (Stub::*method)(grpc::ClientContext*,
+                                               const Request&, Response*),
                   const Request& request, Response* response,
                   absl::Duration wait) {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(
       absl::Now() + wait + command_.timeout.value_or(kDefaultTimeout)));
-  status_ = (gateway_.*method)(&context, request, response);
+  status_ = (stub.*method)(&context, request, response);
   return status_.ok();
 }
 
@@ -171,6 +191,22 @@ ExitStatus Runner::Run() {
       return Cancel();
     case Verb::kCancelGroup:
       return CancelGroup();
+    case Verb::kSchedulesCreate:
+      return CreateSchedule();
+    case Verb::kSchedulesList:
+      return ListSchedules();
+    case Verb::kSchedulesPause:
+      return ForEachSchedule(&v1::AdminService::StubInterface::PauseSchedule);
+    case Verb::kSchedulesResume:
+      return ForEachSchedule(&v1::AdminService::StubInterface::ResumeSchedule);
+    case Verb::kSchedulesDelete:
+      return ForEachSchedule(&v1::AdminService::StubInterface::DeleteSchedule);
+    case Verb::kDeadList:
+      return ListDead();
+    case Verb::kDeadRetry:
+      return RetryDead();
+    case Verb::kDeadDelete:
+      return DeleteDead();
     case Verb::kHelp:
     case Verb::kVersion:
       break;
@@ -178,10 +214,8 @@ ExitStatus Runner::Run() {
   return kExitUsage;
 }
 
-ExitStatus Runner::Send() {
-  v1::SendTaskRequest request;
-  v1::Task& task = *request.mutable_task();
-  task = std::move(tasks_.front());
+v1::Task Runner::TaskWithFlags() {
+  v1::Task task = std::move(tasks_.front());
   task.set_id(command_.id);
   task.set_routing_key(command_.queue);
   task.set_retry_count(command_.retries);
@@ -194,8 +228,14 @@ ExitStatus Runner::Send() {
     *task.mutable_delay() = TimeUtil::NanosecondsToDuration(
         absl::ToInt64Nanoseconds(*command_.delay));
   }
+  return task;
+}
+
+ExitStatus Runner::Send() {
+  v1::SendTaskRequest request;
+  *request.mutable_task() = TaskWithFlags();
   v1::SendTaskResponse response;
-  if (!Call(&v1::GatewayService::StubInterface::SendTask, request, &response)) {
+  if (!Call(gateway_, &v1::GatewayService::StubInterface::SendTask, request, &response)) {
     return CallFailed();
   }
   bool waits = command_.wait > absl::ZeroDuration();
@@ -207,7 +247,7 @@ ExitStatus Runner::SendGroup() {
   v1::SendGroupRequest request;
   for (v1::Task& task : tasks_) *request.add_tasks() = std::move(task);
   v1::SendGroupResponse response;
-  if (!Call(&v1::GatewayService::StubInterface::SendGroup, request,
+  if (!Call(gateway_, &v1::GatewayService::StubInterface::SendGroup, request,
             &response)) {
     return CallFailed();
   }
@@ -224,7 +264,7 @@ ExitStatus Runner::SendChain() {
   v1::SendChainRequest request;
   for (v1::Task& task : tasks_) *request.add_tasks() = std::move(task);
   v1::SendChainResponse response;
-  if (!Call(&v1::GatewayService::StubInterface::SendChain, request,
+  if (!Call(gateway_, &v1::GatewayService::StubInterface::SendChain, request,
             &response)) {
     return CallFailed();
   }
@@ -241,7 +281,7 @@ ExitStatus Runner::SendChord() {
   tasks_.pop_back();
   for (v1::Task& task : tasks_) *request.add_tasks() = std::move(task);
   v1::SendChordResponse response;
-  if (!Call(&v1::GatewayService::StubInterface::SendChord, request,
+  if (!Call(gateway_, &v1::GatewayService::StubInterface::SendChord, request,
             &response)) {
     return CallFailed();
   }
@@ -267,7 +307,7 @@ ExitStatus Runner::ShowStates(const std::vector<std::string>& task_ids) {
       left = std::clamp(end - absl::Now(), absl::ZeroDuration(), kLongestWait);
       *request.mutable_wait() =
           TimeUtil::NanosecondsToDuration(absl::ToInt64Nanoseconds(left));
-      if (!Call(&v1::GatewayService::StubInterface::GetState, request,
+      if (!Call(gateway_, &v1::GatewayService::StubInterface::GetState, request,
                 &response, left)) {
         return CallFailed();
       }
@@ -310,7 +350,7 @@ ExitStatus Runner::ShowGroupState() {
   ExitStatus exit = kExitOk;
   do {
     v1::GetGroupStateResponse response;
-    if (!Call(&v1::GatewayService::StubInterface::GetGroupState, request,
+    if (!Call(gateway_, &v1::GatewayService::StubInterface::GetGroupState, request,
               &response)) {
       return CallFailed();
     }
@@ -344,7 +384,7 @@ ExitStatus Runner::Cancel() {
     request.set_task_id(id);
     request.set_reason(command_.reason);
     v1::CancelTaskResponse response;
-    if (!Call(&v1::GatewayService::StubInterface::CancelTask, request,
+    if (!Call(gateway_, &v1::GatewayService::StubInterface::CancelTask, request,
               &response)) {
       return CallFailed();
     }
@@ -358,7 +398,7 @@ ExitStatus Runner::CancelGroup() {
   request.set_group_id(command_.ids.front());
   request.set_reason(command_.reason);
   v1::CancelGroupResponse response;
-  if (!Call(&v1::GatewayService::StubInterface::CancelGroup, request,
+  if (!Call(gateway_, &v1::GatewayService::StubInterface::CancelGroup, request,
             &response)) {
     return CallFailed();
   }
@@ -368,12 +408,131 @@ ExitStatus Runner::CancelGroup() {
   return kExitOk;
 }
 
+ExitStatus Runner::ListDead() {
+  v1::ListDeadTasksRequest request;
+  request.set_queue(command_.queue);
+  request.set_page_size(1000);
+  do {
+    v1::ListDeadTasksResponse response;
+    if (!Call(admin_, &v1::AdminService::StubInterface::ListDeadTasks, request,
+              &response)) {
+      return CallFailed();
+    }
+    std::vector<std::string> lines;
+    for (const v1::DeadTask& task : response.dead_tasks()) {
+      lines.push_back(ShowDead(task));
+    }
+    Print(response, lines);
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty());
+  return kExitOk;
+}
+
+ExitStatus Runner::RetryDead() {
+  for (const std::string& id : command_.ids) {
+    v1::RetryTaskRequest request;
+    request.set_task_id(id);
+    request.set_queue(command_.queue);
+    v1::RetryTaskResponse response;
+    if (!Call(admin_, &v1::AdminService::StubInterface::RetryTask, request,
+              &response)) {
+      return CallFailed();
+    }
+    Print(response, {response.state().task_id()});
+  }
+  return kExitOk;
+}
+
+ExitStatus Runner::DeleteDead() {
+  for (const std::string& id : command_.ids) {
+    v1::DeleteDeadTaskRequest request;
+    request.set_task_id(id);
+    request.set_queue(command_.queue);
+    v1::DeleteDeadTaskResponse response;
+    if (!Call(admin_, &v1::AdminService::StubInterface::DeleteDeadTask, request,
+              &response)) {
+      return CallFailed();
+    }
+    Print(response, {"deleted " + response.dead_task().task_id()});
+  }
+  return kExitOk;
+}
+
+ExitStatus Runner::CreateSchedule() {
+  v1::CreateScheduleRequest request;
+  request.set_name(command_.schedule_name);
+  request.set_cron_spec(command_.cron_spec);
+  if (command_.run_missed) {
+    request.set_missed_ticks(v1::MISSED_TICKS_RUN_ONCE);
+  }
+  const auto add_tasks = [&](auto* payload) {
+    for (v1::Task& task : tasks_) *payload->add_tasks() = std::move(task);
+  };
+  switch (command_.scheduled) {
+    case Verb::kGroup:
+      add_tasks(request.mutable_group());
+      break;
+    case Verb::kChain:
+      add_tasks(request.mutable_chain());
+      break;
+    case Verb::kChord:
+      *request.mutable_chord()->mutable_callback() = std::move(tasks_.back());
+      tasks_.pop_back();
+      add_tasks(request.mutable_chord());
+      break;
+    default:
+      *request.mutable_task() = TaskWithFlags();
+      break;
+  }
+  v1::CreateScheduleResponse response;
+  if (!Call(admin_, &v1::AdminService::StubInterface::CreateSchedule, request,
+            &response)) {
+    return CallFailed();
+  }
+  Print(response, {ShowSchedule(response.schedule())});
+  return kExitOk;
+}
+
+ExitStatus Runner::ListSchedules() {
+  v1::ListSchedulesRequest request;
+  request.set_page_size(1000);
+  do {
+    v1::ListSchedulesResponse response;
+    if (!Call(admin_, &v1::AdminService::StubInterface::ListSchedules, request,
+              &response)) {
+      return CallFailed();
+    }
+    std::vector<std::string> lines;
+    for (const v1::Schedule& schedule : response.schedules()) {
+      lines.push_back(ShowSchedule(schedule));
+    }
+    Print(response, lines);
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty());
+  return kExitOk;
+}
+
+template <typename Request, typename Response>
+ExitStatus Runner::ForEachSchedule(
+    grpc::Status (v1::AdminService::StubInterface::*method)(
+        grpc::ClientContext*, const Request&, Response*)) {
+  for (const std::string& name : command_.ids) {
+    Request request;
+    request.set_name(name);
+    Response response;
+    if (!Call(admin_, method, request, &response)) return CallFailed();
+    Print(response, {ShowSchedule(response.schedule())});
+  }
+  return kExitOk;
+}
+
 }  // namespace
 
 ExitStatus RunCommand(const Command& command,
                       v1::GatewayService::StubInterface& gateway,
-                      std::ostream& out, std::ostream& err) {
-  return Runner(command, gateway, out, err).Run();
+                      v1::AdminService::StubInterface& admin, std::ostream& out,
+                      std::ostream& err) {
+  return Runner(command, gateway, admin, out, err).Run();
 }
 
 }  // namespace penstock::ctl

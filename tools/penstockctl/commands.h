@@ -6,6 +6,7 @@
 
 #include <ostream>
 
+#include "penstock/v1/admin.grpc.pb.h"
 #include "penstock/v1/gateway.grpc.pb.h"
 #include "tools/penstockctl/args.h"
 
@@ -21,6 +22,7 @@ enum ExitStatus {
 // `command` is one that calls the gateway.
 ExitStatus RunCommand(const Command& command,
                       v1::GatewayService::StubInterface& gateway,
+                      v1::AdminService::StubInterface& admin,
                       std::ostream& out, std::ostream& err);
 
 }  // namespace penstock::ctl

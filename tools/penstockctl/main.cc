@@ -37,8 +37,9 @@ int main(int argc, char** argv) {
   }
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);  // results may be large
-  std::unique_ptr<penstock::v1::GatewayService::Stub> gateway =
-      penstock::v1::GatewayService::NewStub(grpc::CreateCustomChannel(
-          command->address, grpc::InsecureChannelCredentials(), arguments));
-  return ctl::RunCommand(*command, *gateway, std::cout, std::cerr);
+  const std::shared_ptr<grpc::Channel> channel = grpc::CreateCustomChannel(
+      command->address, grpc::InsecureChannelCredentials(), arguments);
+  const auto gateway = penstock::v1::GatewayService::NewStub(channel);
+  const auto admin = penstock::v1::AdminService::NewStub(channel);
+  return ctl::RunCommand(*command, *gateway, *admin, std::cout, std::cerr);
 }

@@ -122,6 +122,15 @@ std::string ShowState(const v1::TaskState& state) {
       if (!state.worker_id().empty()) {
         absl::StrAppend(&line, "  on ", OneLine(state.worker_id()));
       }
+      if (state.has_progress()) {
+        // Down: 100 only when all is done.
+        absl::StrAppend(&line, "  ",
+                        static_cast<int>(state.progress().fraction() * 100),
+                        "%");
+        if (!state.progress().text().empty()) {
+          absl::StrAppend(&line, " ", OneLine(state.progress().text()));
+        }
+      }
       break;
     default:
       break;
@@ -138,6 +147,40 @@ std::string ShowGroup(const v1::GroupState& group) {
   return absl::StrCat(OneLine(group.group_id()), "  ",
                       absl::StrJoin(counts, ", "), " of ", group.total(),
                       group.done() ? "  done" : "");
+}
+
+std::string ShowDead(const v1::DeadTask& task) {
+  return absl::StrCat(
+      OneLine(task.task_id()), "  ",
+      google::protobuf::util::TimeUtil::ToString(task.time()), "  ",
+      OneLine(task.name()), "  attempt ", task.attempts(), "  ",
+      OneLine(task.reason()));
+}
+
+std::string ShowSchedule(const v1::Schedule& schedule) {
+  using google::protobuf::util::TimeUtil;
+  std::string line = absl::StrCat(OneLine(schedule.name()), "  ",
+                                  OneLine(schedule.cron_spec()), "  ");
+  if (schedule.paused()) {
+    absl::StrAppend(&line, "paused");
+  } else {
+    absl::StrAppend(&line, "next ",
+                    TimeUtil::ToString(schedule.next_tick_time()));
+  }
+  if (schedule.missed_ticks() == v1::MISSED_TICKS_RUN_ONCE) {
+    absl::StrAppend(&line, "  runs missed ticks");
+  }
+  if (schedule.has_last_run()) {
+    const v1::ScheduleRun& run = schedule.last_run();
+    absl::StrAppend(&line, "  last ", TimeUtil::ToString(run.tick_time()));
+    for (const std::string& id : {run.group_id(), run.task_id()}) {
+      if (!id.empty()) absl::StrAppend(&line, " ", OneLine(id));
+    }
+  }
+  if (!schedule.last_error().empty()) {
+    absl::StrAppend(&line, "  error: ", OneLine(schedule.last_error()));
+  }
+  return line;
 }
 
 std::string ShowError(const grpc::Status& status) {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "grpcpp/support/status.h"
+#include "penstock/v1/admin.pb.h"
 #include "penstock/v1/gateway.pb.h"
 #include "penstock/v1/messages.pb.h"
 
@@ -19,6 +20,14 @@ std::string ShowState(const v1::TaskState& state);
 
 // "group_0b7e  2 SUCCESS, 1 PENDING of 3": the line of a group.
 std::string ShowGroup(const v1::GroupState& group);
+
+// "task_0b7e  2026-11-21T23:00:00Z  add  attempt 10  begun 10 times": the line of a
+// dead letter.
+std::string ShowDead(const v1::DeadTask& task);
+
+// "nightly  0 3 * * *  next 2026-01-01T03:00:00Z  last 2025-12-31T03:00:00Z
+// task_0b7e": the line of a schedule.
+std::string ShowSchedule(const v1::Schedule& schedule);
 
 // Code, reason and text of a failed call; then a line for each wrong field and
 // each detail.
