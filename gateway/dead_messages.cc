@@ -22,16 +22,17 @@ using Violations = std::vector<FieldViolation>;
 
 void CheckQueue(const std::string& queue, Violations& bad) {
   if (queue.size() <= kMaxQueue) return;
-  bad.push_back({"queue", absl::StrCat("is ", queue.size(),
-                                       " bytes long; at most 255 are allowed")});
+  bad.push_back(
+      {"queue", absl::StrCat("is ", queue.size(),
+                             " bytes long; at most 255 are allowed")});
 }
 
 void CheckTaskId(const std::string& id, Violations& bad) {
   if (id.empty()) bad.push_back({"task_id", "is required"});
 }
 
-// "<milliseconds>.<seal>.<id>"; the seal ties it to its queue: a token of another
-// one, or a made-up one, differs.
+// "<milliseconds>.<seal>.<id>"; the seal ties it to its queue: a token of
+// another one, or a made-up one, differs.
 std::string PlaceToken(const std::string& queue, const DeadPlace& place) {
   const int64_t ms = absl::ToUnixMillis(place.time);
   const std::string seal =
@@ -98,8 +99,7 @@ absl::StatusOr<DeadDeleteCall> ReadDeleteDeadTask(
   CheckTaskId(request.task_id(), bad);
   CheckQueue(request.queue(), bad);
   if (absl::Status status = InvalidFields(bad); !status.ok()) return status;
-  return DeadDeleteCall{.queue = request.queue(),
-                        .task_id = request.task_id()};
+  return DeadDeleteCall{.queue = request.queue(), .task_id = request.task_id()};
 }
 
 void WriteDeadTask(const DeadTask& task, v1::DeadTask* out) {
@@ -120,8 +120,8 @@ void WriteDeadPage(const DeadListCall& call, std::vector<DeadTask> tasks,
   }
   if (!more) return;
   out->set_next_page_token(
-      PlaceToken(call.queue, {.time = tasks.back().time,
-                              .task_id = tasks.back().task_id}));
+      PlaceToken(call.queue,
+                 {.time = tasks.back().time, .task_id = tasks.back().task_id}));
 }
 
 }  // namespace penstock

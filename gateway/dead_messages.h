@@ -1,6 +1,6 @@
 // The messages about dead letters <-> the vocabulary. What the comments of
-// proto/penstock/v1/admin.proto promise about limits is enforced here. Pure; any
-// thread.
+// proto/penstock/v1/admin.proto promise about limits is enforced here. Pure;
+// any thread.
 
 #ifndef PENSTOCK_GATEWAY_DEAD_MESSAGES_H_
 #define PENSTOCK_GATEWAY_DEAD_MESSAGES_H_
@@ -27,8 +27,8 @@ struct DeadDeleteCall {
   std::string task_id;
 };
 
-// INVALID_ARGUMENT INVALID_FIELD with all bad fields. The deadline of a RetryCall
-// is left open.
+// INVALID_ARGUMENT INVALID_FIELD with all bad fields. The deadline of a
+// RetryCall is left open.
 absl::StatusOr<DeadListCall> ReadListDeadTasks(
     const v1::ListDeadTasksRequest& request);
 absl::StatusOr<RetryCall> ReadRetryTask(const v1::RetryTaskRequest& request);

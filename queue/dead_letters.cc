@@ -31,14 +31,13 @@ absl::Time ToMillis(absl::Time time) {
 
 // Of one death there is one copy, whoever asks for it and however often.
 std::string CopyId(const std::string& task_id, absl::Time time_of_death) {
-  return absl::StrCat("task_",
-                      NamedUuid(absl::StrCat("retry\n",
-                                             absl::ToUnixMillis(time_of_death),
-                                             "\n", task_id)));
+  return absl::StrCat("task_", NamedUuid(absl::StrCat(
+                                   "retry\n", absl::ToUnixMillis(time_of_death),
+                                   "\n", task_id)));
 }
 
-// The same work, as if it were sent now. It has as many retries left as the dead
-// one had.
+// The same work, as if it were sent now. It has as many retries left as the
+// dead one had.
 Task CopyOf(Task dead, const std::string& dead_id, std::string copy_id) {
   DetachCopy(dead, dead_id, std::move(copy_id));
   dead.eta.reset();
@@ -124,9 +123,9 @@ void DeadLetters::Retry(RetryCall asked, Callback<RetriedTask> done) {
 // The claim remembers the time of death, from which the copy's id follows: so a
 // repeat knows it when the dead letter is gone.
 void DeadLetters::Claim(CallPtr call) {
-  const absl::Time time = ToMillis(call->letter.has_value()
-                                       ? call->letter->time
-                                       : scope_->environment->Now());
+  const absl::Time time =
+      ToMillis(call->letter.has_value() ? call->letter->time
+                                        : scope_->environment->Now());
   requests_->ClaimAsOf(
       time, call->asked.request_id,
       Fingerprint(absl::StrCat("RetryTask\n", call->asked.queue, "\n",
@@ -166,32 +165,30 @@ void DeadLetters::SendCopy(CallPtr call) {
   absl::StatusOr<Task> dead = DecodeTask(call->letter->body);
   if (!dead.ok()) {
     return EndRequest(
-        call, MakeError(absl::StatusCode::kInternal, reason::kInternal,
-                        absl::StrCat("the dead letter of ", call->asked.task_id,
-                                     " is no task: ", dead.status().message())));
+        call,
+        MakeError(absl::StatusCode::kInternal, reason::kInternal,
+                  absl::StrCat("the dead letter of ", call->asked.task_id,
+                               " is no task: ", dead.status().message())));
   }
-  call->copy =
-      CopyOf(*std::move(dead), call->asked.task_id,
-             CopyId(call->asked.task_id, call->time_of_death));
-  submitter_->SubmitTask(
-      call->copy,
-      {.payload_hash = Fingerprint(absl::StrCat("RetryTask\n",
-                                                EncodeTask(call->copy))),
-       .deadline = call->asked.deadline},
-      [this, call](absl::StatusOr<Submitted> submitted) {
-        if (submitted.ok()) call->submitted = *submitted;
-        EndRequest(call, submitted.status());
-      });
+  call->copy = CopyOf(*std::move(dead), call->asked.task_id,
+                      CopyId(call->asked.task_id, call->time_of_death));
+  submitter_->SubmitTask(call->copy,
+                         {.payload_hash = Fingerprint(absl::StrCat(
+                              "RetryTask\n", EncodeTask(call->copy))),
+                          .deadline = call->asked.deadline},
+                         [this, call](absl::StatusOr<Submitted> submitted) {
+                           if (submitted.ok()) call->submitted = *submitted;
+                           EndRequest(call, submitted.status());
+                         });
 }
 
 // Says how the request ended, if there is one, and goes on.
 void DeadLetters::EndRequest(CallPtr call, absl::Status how) {
-  auto go_on = [this, call, how](absl::Status) {
-    if (how.ok()) {
-      TakeAway(call);
-    } else {
-      call->Fail(how);
-    }
+  auto go_on = [this, call, how](absl::Status ended) {
+    if (!how.ok()) return call->Fail(how);
+    // After Stop nothing is asked of the backend.
+    if (absl::IsCancelled(ended)) return call->Fail(std::move(ended));
+    TakeAway(call);
   };
   if (call->nonce.empty()) return go_on(absl::OkStatus());
   const RequestEnd end = how.ok()          ? RequestEnd::kAccepted
@@ -221,16 +218,14 @@ void DeadLetters::Answer(CallPtr call) {
     return;
   }
   scope_->backend->GetStates(
-      {id},
-      scope_->Guard<States>([call, id](absl::StatusOr<States> states) {
+      {id}, scope_->Guard<States>([call, id](absl::StatusOr<States> states) {
         if (!states.ok()) return call->Fail(states.status());
         std::optional<TaskState>& state = states->front();
         // It may have ended long ago: then its id is all that is left.
         std::move(call->done)(RetriedTask{
             .state = state.has_value()
                          ? *std::move(state)
-                         : TaskState{.task_id = id,
-                                     .status = Status::kUnknown},
+                         : TaskState{.task_id = id, .status = Status::kUnknown},
             .replayed = true});
       }));
 }

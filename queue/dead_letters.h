@@ -1,6 +1,6 @@
 // The dead letters of a queue: listed, sent again, deleted. A task that is sent
-// again is a copy under a new id: what followed the dead one has been told its end,
-// and states that are final stay so. docs/architecture.md section 8.
+// again is a copy under a new id: what followed the dead one has been told its
+// end, and states that are final stay so. docs/architecture.md section 8.
 //
 // Owns no thread: runs on those of backend and broker. Thread-safe.
 

@@ -1,6 +1,6 @@
 // What a running handler reports (Context::SetProgress) on its way to the
-// backend: two writes a second at most for each run, the newest wins. Best effort:
-// what comes after the run has ended is dropped.
+// backend: two writes a second at most for each run, the newest wins. Best
+// effort: what comes after the run has ended is dropped.
 //
 // Thread-safe; nothing blocks. Its callbacks share in owning it.
 

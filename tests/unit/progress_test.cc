@@ -1,5 +1,5 @@
-// What a handler reports, how often it is written, and what is dropped. Time is in
-// the test's hands; writes end when the test says so.
+// What a handler reports, how often it is written, and what is dropped. Time is
+// in the test's hands; writes end when the test says so.
 
 #include "sdk/cpp/progress.h"
 
@@ -51,10 +51,9 @@ class ProgressTest : public ::testing::Test {
 TEST_F(ProgressTest, TheFirstIsWrittenAtOnce) {
   report_->Set(0.25, "a quarter");
   ASSERT_THAT(written_, SizeIs(1));
-  EXPECT_EQ(written_[0],
-            (TaskProgress{.fraction = 0.25,
-                          .text = "a quarter",
-                          .time = environment_.Now()}));
+  EXPECT_EQ(written_[0], (TaskProgress{.fraction = 0.25,
+                                       .text = "a quarter",
+                                       .time = environment_.Now()}));
 }
 
 TEST_F(ProgressTest, ManyAreTwoWritesASecondAndTheNewestWins) {
