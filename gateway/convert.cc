@@ -32,12 +32,18 @@ constexpr size_t kMaxName = 255;
 constexpr size_t kMaxRoutingKey = 255;
 constexpr size_t kMaxArgs = 1 << 20;
 constexpr size_t kMaxHeaders = 64;
+constexpr size_t kMaxUniqueKey = 200;
 constexpr size_t kMaxHeaderKey = 255;
 constexpr size_t kMaxHeader = 1 << 10;
 constexpr int kMaxNesting = 32;
 constexpr int kMaxRetryCount = 1'000'000;
 constexpr absl::Duration kMaxExpireAfter = absl::Hours(24 * 3653);
 constexpr absl::Duration kMaxRetryDelay = absl::Hours(24 * 30);
+constexpr absl::Duration kMaxResultTtl = absl::Hours(24 * 365);
+constexpr absl::Duration kMinResultTtl = absl::Seconds(1);
+// The states of a workflow are looked at while it is open, and later than the
+// workers which end them do: a short one could be gone by then.
+constexpr absl::Duration kMinResultTtlInWorkflow = absl::Hours(1);
 constexpr int kMaxGroup = 10'000;
 constexpr int kMaxChain = 1'000;
 constexpr int kMaxIds = 1'000;
@@ -308,6 +314,7 @@ struct Place {
   int level = 0;  // of nesting
   const char* no_schedule = nullptr;    // why not; nullptr: it may have one
   const char* no_on_success = nullptr;  // the same
+  bool no_unique_key = false;
 };
 
 // Reads the tasks of one request.
@@ -316,6 +323,9 @@ class Reader {
   explicit Reader(const Intake& intake) : intake_(intake) {}
 
   Findings& findings() { return findings_; }
+
+  // The tasks are those of a group, a chain or a chord.
+  void InWorkflow() { min_result_ttl_ = kMinResultTtlInWorkflow; }
 
   Task ReadTask(const v1::Task& in, const Place& place);
 
@@ -339,6 +349,7 @@ class Reader {
   void ReadSchedule(const v1::Task& in, const Place& place, Task& task);
   void ReadPolicy(const v1::Task& in, const Place& place, Task& task);
   void ReadBackoff(const v1::Task& in, const Place& place, Task& task);
+  void ReadUniqueKey(const v1::Task& in, const Place& place, Task& task);
   std::optional<absl::Duration> ReadPositive(
       bool is_set, const google::protobuf::Duration& in,
       const std::string& path, absl::Duration longest,
@@ -349,8 +360,10 @@ class Reader {
       const Place& parent, const std::string& parent_id, const char* list);
 
   const Intake& intake_;
+  absl::Duration min_result_ttl_ = kMinResultTtl;
   Findings findings_;
   std::map<std::string, std::string> paths_by_id_;  // of the ids seen
+  std::map<std::string, std::string> paths_by_unique_key_;
   size_t bytes_ = 0;  // of tasks read, without what is nested in them
 };
 
@@ -523,7 +536,45 @@ void Reader::ReadPolicy(const v1::Task& in, const Place& place, Task& task) {
       SetExpiry(task, expiry);
     }
   }
+  const std::string ttl_path = place.path + ".result_ttl";
+  if (auto ttl = ReadPositive(in.has_result_ttl(), in.result_ttl(), ttl_path,
+                              kMaxResultTtl, "365 days")) {
+    if (*ttl >= min_result_ttl_) {
+      SetResultTtl(task, *ttl);
+    } else if (min_result_ttl_ == kMinResultTtl) {
+      findings_.Add(ttl_path, "must be at least 1 s");
+    } else {
+      findings_.Add(ttl_path,
+                    "must be at least 1 hour in a group, a chain or a chord, "
+                    "whose end needs it");
+    }
+  }
   if (in.has_exponential_backoff()) ReadBackoff(in, place, task);
+  ReadUniqueKey(in, place, task);
+}
+
+void Reader::ReadUniqueKey(const v1::Task& in, const Place& place, Task& task) {
+  const std::string& key = in.unique_key();
+  if (key.empty()) return;
+  const std::string path = place.path + ".unique_key";
+  if (place.no_unique_key || place.level > 0) {
+    findings_.Add(path,
+                  "is only for the task of SendTask, the members of a group and "
+                  "the links of a chain");
+    return;
+  }
+  if (key.size() > kMaxUniqueKey) {
+    findings_.Add(path, absl::StrCat("is ", key.size(),
+                                     " bytes long; at most 200 are allowed"));
+    return;
+  }
+  const auto [seen, is_new] = paths_by_unique_key_.emplace(key, path);
+  if (!is_new) {
+    findings_.Add(path, absl::StrCat("is also that of ", seen->second,
+                                     "; one of them could never be sent"));
+    return;
+  }
+  SetUniqueKey(task, key);
 }
 
 void Reader::ReadBackoff(const v1::Task& in, const Place& place, Task& task) {
@@ -656,56 +707,69 @@ bool CheckCount(int count, int limit, const char* path, const char* what,
 
 // A group with or without a callback. With a group id of the caller's, the ids
 // that are not given follow from it: so a repeat of the call is the same group.
-absl::StatusOr<GroupCall> ReadGroup(
-    const google::protobuf::RepeatedPtrField<v1::Task>& tasks,
-    const v1::Task* callback, bool is_chord, const std::string& group_id,
-    int send_concurrency, const std::string& request_id, const Intake& intake) {
+template <typename Request>  // SendGroupRequest or SendChordRequest
+absl::StatusOr<GroupCall> ReadGroup(const Request& request,
+                                    const Intake& intake) {
   Reader reader(intake);
-  reader.CheckRequestId(request_id);
+  reader.InWorkflow();
+  reader.CheckRequestId(request.request_id());
   Findings& findings = reader.findings();
-  GroupCall call;
-  const bool own_id = !group_id.empty();
-  call.group_id = own_id ? group_id : "group_" + intake.new_uuid();
-  if (own_id) reader.CheckCallersId(group_id, "group_id");
-  if (send_concurrency < 0) {
+  const bool own_id = !request.group_id().empty();
+  NewGroup group{
+      .id = own_id ? request.group_id() : "group_" + intake.new_uuid(),
+      .send_concurrency = request.send_concurrency()};
+  if (own_id) reader.CheckCallersId(group.id, "group_id");
+  if (group.send_concurrency < 0) {
     findings.Add("send_concurrency", "must not be negative");
   }
-  call.send_concurrency = send_concurrency;
+  const auto id_maker = [&](const char* list, int index, const char* prefix) {
+    return [&group, &intake, own_id, list, index, prefix] {
+      return own_id ? ChildId(group.id, list, index)
+                    : prefix + intake.new_uuid();
+    };
+  };
 
-  if (CheckCount(tasks.size(), kMaxGroup, "tasks", "task", findings)) {
-    call.members.reserve(tasks.size());
-    for (int i = 0; i < tasks.size() && !findings.too_large(); ++i) {
-      call.members.push_back(reader.ReadTask(
-          tasks.Get(i),
-          Place{.path = absl::StrCat("tasks[", i, "]"),
-                .default_id = [&] {
-                  return own_id ? ChildId(group_id, "tasks", i)
-                                : "task_" + intake.new_uuid();
-                }}));
+  if (CheckCount(request.tasks_size(), kMaxGroup, "tasks", "task", findings)) {
+    group.members.reserve(request.tasks_size());
+    for (int i = 0; i < request.tasks_size() && !findings.too_large(); ++i) {
+      group.members.push_back(reader.ReadTask(
+          request.tasks(i), Place{.path = absl::StrCat("tasks[", i, "]"),
+                                  .default_id = id_maker("tasks", i, "task_")}));
     }
   }
-  if (is_chord && callback == nullptr) {
-    findings.Add("callback", "is required");
-  } else if (is_chord) {
-    call.callback = reader.ReadTask(
-        *callback,
-        Place{.path = "callback",
-              .default_id =
-                  [&] {
-                    return own_id ? ChildId(group_id, "callback", 0)
-                                  : "chord_" + intake.new_uuid();
-                  },
-              .no_schedule = "a chord's callback runs as soon as it may"});
+  if constexpr (std::is_same_v<Request, v1::SendChordRequest>) {
+    if (!request.has_callback()) {
+      findings.Add("callback", "is required");
+    } else {
+      group.callback = reader.ReadTask(
+          request.callback(),
+          Place{.path = "callback",
+                .default_id = id_maker("callback", 0, "chord_"),
+                .no_schedule = "a chord's callback runs as soon as it may",
+                .no_unique_key = true});
+    }
+    if (request.has_on_failure()) {
+      group.on_failure = reader.ReadTask(
+          request.on_failure(),
+          Place{.path = "on_failure",
+                .default_id = id_maker("on_failure", 0, "task_"),
+                .no_schedule = "it is sent as soon as the chord has failed",
+                .no_unique_key = true});
+    }
   }
   if (absl::Status status = findings.status(); !status.ok()) return status;
 
   // Every member carries a copy of the callback.
-  const size_t copy =
-      is_chord ? reader.CheckSize(*call.callback, "callback") : 0;
+  const size_t copy = group.callback.has_value()
+                          ? reader.CheckSize(*group.callback, "callback")
+                          : 0;
+  if (group.on_failure.has_value()) {
+    reader.CheckSize(*group.on_failure, "on_failure");
+  }
   size_t total = 0;
-  for (size_t i = 0; i < call.members.size(); ++i) {
+  for (size_t i = 0; i < group.members.size(); ++i) {
     const std::string path = absl::StrCat("tasks[", i, "]");
-    const size_t bytes = reader.CheckSize(call.members[i], path) + copy;
+    const size_t bytes = reader.CheckSize(group.members[i], path) + copy;
     if (bytes > kMaxMessage) findings.AddTooLarge(path, bytes, kMaxMessage);
     total += bytes;
   }
@@ -713,7 +777,8 @@ absl::StatusOr<GroupCall> ReadGroup(
     findings.AddTooLarge("tasks", total, kMaxSubmission);
   }
   if (absl::Status status = findings.status(); !status.ok()) return status;
-  return call;
+  return GroupCall{.group = std::move(group),
+                   .payload_hash = HashOf(request)};
 }
 
 absl::StatusOr<std::vector<std::string>> ReadIds(
@@ -787,6 +852,7 @@ absl::StatusOr<TaskCall> ReadSendTask(const v1::SendTaskRequest& request,
 absl::StatusOr<ChainCall> ReadSendChain(const v1::SendChainRequest& request,
                                         const Intake& intake) {
   Reader reader(intake);
+  reader.InWorkflow();
   Findings& findings = reader.findings();
   reader.CheckRequestId(request.request_id());
   ChainCall call;
@@ -825,22 +891,12 @@ absl::StatusOr<ChainCall> ReadSendChain(const v1::SendChainRequest& request,
 
 absl::StatusOr<GroupCall> ReadSendGroup(const v1::SendGroupRequest& request,
                                         const Intake& intake) {
-  absl::StatusOr<GroupCall> call =
-      ReadGroup(request.tasks(), nullptr, /*is_chord=*/false,
-                request.group_id(), request.send_concurrency(),
-                request.request_id(), intake);
-  if (call.ok()) call->payload_hash = HashOf(request);
-  return call;
+  return ReadGroup(request, intake);
 }
 
 absl::StatusOr<GroupCall> ReadSendChord(const v1::SendChordRequest& request,
                                         const Intake& intake) {
-  absl::StatusOr<GroupCall> call = ReadGroup(
-      request.tasks(), request.has_callback() ? &request.callback() : nullptr,
-      /*is_chord=*/true, request.group_id(), request.send_concurrency(),
-      request.request_id(), intake);
-  if (call.ok()) call->payload_hash = HashOf(request);
-  return call;
+  return ReadGroup(request, intake);
 }
 
 absl::StatusOr<StateCall> ReadGetState(const v1::GetStateRequest& request) {
@@ -900,6 +956,31 @@ absl::StatusOr<CancelCall> ReadCancelTask(
 absl::StatusOr<CancelCall> ReadCancelGroup(
     const v1::CancelGroupRequest& request) {
   return ReadCancel("group_id", request.group_id(), request.reason());
+}
+
+std::string PayloadHash(const google::protobuf::Message& message) {
+  return HashOf(message);
+}
+
+absl::Status InvalidFields(const std::vector<FieldViolation>& violations) {
+  Findings findings;
+  for (const FieldViolation& violation : violations) {
+    findings.Add(violation.field, violation.description);
+  }
+  return findings.status();
+}
+
+std::vector<FieldViolation> ViolationsOf(const absl::Status& error) {
+  std::vector<FieldViolation> violations;
+  const auto payload = error.GetPayload(kBadRequestUrl);
+  google::rpc::BadRequest bad;
+  if (!payload.has_value() || !bad.ParseFromString(std::string(*payload))) {
+    return violations;
+  }
+  for (const auto& violation : bad.field_violations()) {
+    violations.push_back({violation.field(), violation.description()});
+  }
+  return violations;
 }
 
 std::string PageToken(const std::string& group_id, size_t page_start) {
@@ -967,6 +1048,12 @@ void WriteState(const TaskState& state, v1::TaskState* out) {
   }
   out->set_worker_id(state.worker);
   out->set_group_id(state.group_id);
+  if (state.progress.has_value()) {
+    v1::TaskProgress* progress = out->mutable_progress();
+    progress->set_fraction(state.progress->fraction);
+    progress->set_text(state.progress->text);
+    WriteTime(state.progress->time, progress->mutable_update_time());
+  }
   if (state.status == Status::kUnknown) out->set_raw_status(state.raw_status);
 }
 
@@ -1028,6 +1115,9 @@ void AddDetailsOf(const std::string& why,
                     status);
   } else if (why == reason::kGroupNotFound) {
     AddResourceInfo("penstock.v1.Group", Lookup(metadata, "group_id"), text,
+                    status);
+  } else if (why == reason::kScheduleNotFound) {
+    AddResourceInfo("penstock.v1.Schedule", Lookup(metadata, "schedule"), text,
                     status);
   } else if (why == reason::kQueueNotFound) {
     AddPreconditionFailure(why, Lookup(metadata, "routing_key"), text, status);

@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "grpcpp/support/status.h"
 #include "penstock/v1/gateway.pb.h"
+#include "queue/lifecycle.h"
 #include "queue/task.h"
 
 namespace penstock {
@@ -38,10 +39,7 @@ struct ChainCall {
   std::string payload_hash;
 };
 struct GroupCall {
-  std::string group_id;
-  std::vector<Task> members;
-  std::optional<Task> callback;
-  int send_concurrency = 0;
+  NewGroup group;
   std::string payload_hash;
 };
 struct StateCall {
@@ -81,6 +79,21 @@ absl::StatusOr<GroupStateCall> ReadGetGroupState(
 absl::StatusOr<CancelCall> ReadCancelTask(const v1::CancelTaskRequest& request);
 absl::StatusOr<CancelCall> ReadCancelGroup(
     const v1::CancelGroupRequest& request);
+
+// Equal for equal messages of one type.
+std::string PayloadHash(const google::protobuf::Message& message);
+
+// One bad field of a request, and what is wrong with it.
+struct FieldViolation {
+  std::string field;
+  std::string description;
+};
+
+// INVALID_ARGUMENT INVALID_FIELD with all of them; OK when there are none.
+absl::Status InvalidFields(const std::vector<FieldViolation>& violations);
+
+// The bad fields that such an error names; none of any other status.
+std::vector<FieldViolation> ViolationsOf(const absl::Status& error);
 
 // The token of the page of `group_id` that begins at member `page_start`.
 std::string PageToken(const std::string& group_id, size_t page_start);

@@ -17,10 +17,10 @@
 #include "absl/time/clock.h"
 #include "gateway/calls.h"
 #include "gateway/convert.h"
+#include "gateway/sends.h"
 #include "gateway/waiters.h"
 #include "penstock/v1/gateway.grpc.pb.h"
 #include "queue/errors.h"
-#include "queue/ids.h"
 #include "queue/wire/task_json.h"
 
 namespace penstock {
@@ -96,17 +96,8 @@ struct GatewayService::Core {
   Permits waits;
   std::atomic<bool> draining{false};
 
-  // With a `request_id` the ids follow from it: each time the same ones.
   Intake MakeIntake(absl::Time now, const std::string& request_id) const {
-    Intake intake{.now = now, .default_queue = default_queue};
-    if (request_id.empty()) {
-      intake.new_uuid = [this] { return environment->NewUuid(); };
-    } else {
-      intake.new_uuid = [request_id, count = 0]() mutable {
-        return NamedUuid(absl::StrCat("request\n", request_id, "\n", count++));
-      };
-    }
-    return intake;
+    return IntakeOf(environment, default_queue, now, request_id);
   }
 
   // The caller's deadline on the environment's clock.
@@ -141,155 +132,14 @@ struct GatewayService::Core {
 
 namespace {
 
-// The ids that a Send answers with.
-struct SentIds {
-  std::string group_id;
-  std::vector<std::string> task_ids;
-  std::string callback_id;
-};
-
-std::vector<std::string> IdsOf(const std::vector<Task>& tasks) {
-  std::vector<std::string> ids;
-  ids.reserve(tasks.size());
-  for (const Task& task : tasks) ids.push_back(task.id);
-  return ids;
-}
-
-SentIds SentIdsOf(const TaskCall& call) { return {.task_ids = {call.task.id}}; }
-SentIds SentIdsOf(const ChainCall& call) {
-  return {.task_ids = IdsOf(call.links)};
-}
-SentIds SentIdsOf(const GroupCall& call) {
-  return {.group_id = call.group_id,
-          .task_ids = IdsOf(call.members),
-          .callback_id = call.callback.has_value() ? call.callback->id : ""};
-}
-
-void Submit(Lifecycle& lifecycle, TaskCall call, Submission submission,
-            Callback<Submitted> done) {
-  lifecycle.SubmitTask(std::move(call.task), std::move(submission),
-                       std::move(done));
-}
-void Submit(Lifecycle& lifecycle, ChainCall call, Submission submission,
-            Callback<Submitted> done) {
-  lifecycle.SubmitChain(std::move(call.links), std::move(submission),
-                        std::move(done));
-}
-void Submit(Lifecycle& lifecycle, GroupCall call, Submission submission,
-            Callback<Submitted> done) {
-  lifecycle.SubmitGroup(std::move(call.group_id), std::move(call.members),
-                        std::move(call.callback), call.send_concurrency,
-                        std::move(submission), std::move(done));
-}
-
 void SetIds(const std::vector<std::string>& ids,
             google::protobuf::RepeatedPtrField<std::string>* out) {
   out->Reserve(static_cast<int>(ids.size()));
   for (const std::string& id : ids) *out->Add() = id;
 }
 
-// ---- Send... -------------------------------------------------------------
-
-auto ReadSend(const v1::SendTaskRequest& request, const Intake& intake) {
-  return ReadSendTask(request, intake);
-}
-auto ReadSend(const v1::SendChainRequest& request, const Intake& intake) {
-  return ReadSendChain(request, intake);
-}
-auto ReadSend(const v1::SendGroupRequest& request, const Intake& intake) {
-  return ReadSendGroup(request, intake);
-}
-auto ReadSend(const v1::SendChordRequest& request, const Intake& intake) {
-  return ReadSendChord(request, intake);
-}
-
-// Whether nothing of the call was kept, so that a repeat is a new call.
-bool WasRefused(const absl::Status& status) {
-  return !absl::IsUnavailable(status) && !absl::IsDeadlineExceeded(status) &&
-         !absl::IsAborted(status) && !absl::IsCancelled(status);
-}
-
 // Puts the answer of a Send into its response.
 using Fill = absl::AnyInvocable<void(const SentIds&, const Submitted&)>;
-
-// One Send under a request_id: claims it, submits it as of the time of the first
-// claim, says how it ended. One callback at a time, so it needs no lock. `Call` is
-// a TaskCall, a ChainCall or a GroupCall.
-template <typename Call>
-class RepeatableSend
-    : public std::enable_shared_from_this<RepeatableSend<Call>> {
- public:
-  // Reads the request as of a time.
-  using Read = absl::AnyInvocable<absl::StatusOr<Call>(absl::Time)>;
-
-  RepeatableSend(Lifecycle* lifecycle, std::shared_ptr<void> core,
-                 std::string request_id, Submission submission, Read read,
-                 Permit permit, std::shared_ptr<UnaryCall> call, Fill fill)
-      : lifecycle_(lifecycle),
-        core_(std::move(core)),
-        request_id_(std::move(request_id)),
-        submission_(std::move(submission)),
-        read_(std::move(read)),
-        permit_(std::move(permit)),
-        call_(std::move(call)),
-        fill_(std::move(fill)) {}
-
-  void Start() {
-    lifecycle_->ClaimRequest(
-        request_id_, submission_.payload_hash, submission_.deadline,
-        [self = this->shared_from_this()](absl::StatusOr<RequestAnswer> answer) {
-          self->OnClaimed(std::move(answer));
-        });
-  }
-
- private:
-  void OnClaimed(absl::StatusOr<RequestAnswer> answer) {
-    if (!answer.ok()) return call_->Fail(answer.status());
-    nonce_ = std::move(answer->nonce);
-    // As the first claim saw it: a delay counts from then.
-    absl::StatusOr<Call> call = read_(answer->time);
-    if (!call.ok()) return End(call.status());
-    ids_ = SentIdsOf(*call);
-    if (answer->kind == RequestAnswer::kDone) {
-      return Answer({.replayed = true, .create_time = answer->time});
-    }
-    Submit(*lifecycle_, *std::move(call), submission_,
-           [self = this->shared_from_this()](
-               absl::StatusOr<Submitted> submitted) {
-             self->End(std::move(submitted));
-           });
-  }
-
-  // A lost EndRequest only makes a repeat wait for the lease, and then find its
-  // tasks sent.
-  void End(absl::StatusOr<Submitted> submitted) {
-    const RequestEnd end = submitted.ok()                   ? RequestEnd::kAccepted
-                           : WasRefused(submitted.status()) ? RequestEnd::kRefused
-                                                            : RequestEnd::kOpen;
-    lifecycle_->EndRequest(
-        request_id_, nonce_, end,
-        [self = this->shared_from_this(),
-         submitted = std::move(submitted)](absl::Status) {
-          if (!submitted.ok()) return self->call_->Fail(submitted.status());
-          self->Answer(*submitted);
-        });
-  }
-
-  void Answer(const Submitted& submitted) {
-    call_->Reply([&] { fill_(ids_, submitted); });
-  }
-
-  Lifecycle* const lifecycle_;
-  const std::shared_ptr<void> core_;
-  const std::string request_id_;
-  const Submission submission_;
-  Read read_;
-  const Permit permit_;
-  const std::shared_ptr<UnaryCall> call_;
-  Fill fill_;
-  std::string nonce_;
-  SentIds ids_;
-};
 
 // ---- GetGroupState --------------------------------------------------------
 
@@ -894,6 +744,11 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
     if (!sent.ok()) return Refuse(call, sent.status());
     Submission submission =
         core_->MakeSubmission(context, std::move(sent->payload_hash));
+    auto answer = [call, fill = std::move(fill), permit = *std::move(permit)](
+                      absl::StatusOr<Sent> sent) mutable {
+      if (!sent.ok()) return call->Fail(sent.status());
+      call->Reply([&] { fill(sent->ids, sent->submitted); });
+    };
     if (!request.request_id().empty()) {
       // The request itself may be gone by then, when the caller gives up.
       auto read_again = [core = core_, copy = request](absl::Time time) {
@@ -902,17 +757,16 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
       using Call = typename decltype(sent)::value_type;
       std::make_shared<RepeatableSend<Call>>(
           core_->lifecycle, core_, request.request_id(), std::move(submission),
-          std::move(read_again), *std::move(permit), call, std::move(fill))
+          std::move(read_again), std::move(answer))
           ->Start();
       return call.get();
     }
     SentIds ids = SentIdsOf(*sent);
     Submit(*core_->lifecycle, *std::move(sent), std::move(submission),
-           [call, ids = std::move(ids), fill = std::move(fill),
-            permit = *std::move(permit)](
+           [ids = std::move(ids), answer = std::move(answer)](
                absl::StatusOr<Submitted> submitted) mutable {
-             if (!submitted.ok()) return call->Fail(submitted.status());
-             call->Reply([&] { fill(ids, *submitted); });
+             if (!submitted.ok()) return answer(submitted.status());
+             answer(Sent{std::move(ids), *submitted});
            });
     return call.get();
   }

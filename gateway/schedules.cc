@@ -1,6 +1,7 @@
 #include "gateway/schedules.h"
 
 #include <algorithm>
+#include <atomic>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -35,6 +36,10 @@ std::string TextOf(const absl::Status& error) {
                       ReasonOf(error), ": ",
                       error.message().substr(0, kMaxErrorText));
 }
+
+// Of the gateways, that which has the tick's lease: it need not wait for one
+// that died over it.
+constexpr char kClaimant[] = "tick";
 
 // The same for each gateway that takes this tick on, another for all others.
 std::string RequestIdOf(const ScheduleRecord& record) {
@@ -171,7 +176,8 @@ struct Schedules::Core : std::enable_shared_from_this<Core> {
     const std::string request_id = RequestIdOf(record);
     auto send = [&](auto request) {
       request.set_request_id(request_id);
-      Send(std::move(request), std::move(tick), record.run_missed);
+      Send(std::move(request), std::move(tick), record.run_missed,
+           now - environment->Now());
     };
     switch (call->payload_case()) {
       case v1::CreateScheduleRequest::kTask: {
@@ -191,8 +197,15 @@ struct Schedules::Core : std::enable_shared_from_this<Core> {
     }
   }
 
+  // Of a tick on its way.
+  struct Sending {
+    absl::Duration backends_lead;  // of its clock
+    std::atomic<bool> ended{false};
+  };
+
   template <typename Request>
-  void Send(Request request, ScheduleTick tick, bool run_missed) {
+  void Send(Request request, ScheduleTick tick, bool run_missed,
+            absl::Duration lead) {
     auto read = [core = shared_from_this(), request](absl::Time time) {
       return ReadSend(request, IntakeOf(core->environment, core->default_queue,
                                         time, request.request_id()));
@@ -203,29 +216,53 @@ struct Schedules::Core : std::enable_shared_from_this<Core> {
     Submission submission{
         .payload_hash = std::move(first->payload_hash),
         .deadline = environment->Now() + options.send_timeout};
+    auto sending = std::make_shared<Sending>();
+    sending->backends_lead = lead;
+    Renew(sending, tick);
     std::make_shared<RepeatableSend<Call>>(
         lifecycle, shared_from_this(), request.request_id(),
         std::move(submission), std::move(read),
-        Guard<Sent>([this, tick = std::move(tick),
+        Guard<Sent>([this, sending, tick = std::move(tick),
                      run_missed](absl::StatusOr<Sent> sent) mutable {
-          if (absl::IsCancelled(sent.status())) {
-            TickEnded();  // stopping; its lease ends by itself
-          } else if (sent.ok()) {
-            tick.run = RunOf(sent->ids, tick.tick);
-            tick.last_error.clear();
-            EndTick(std::move(tick));
-          } else if (EndOf(sent.status()) == RequestEnd::kRefused) {
-            FailTick(std::move(tick), sent.status());
-          } else if (!run_missed &&
-                     environment->Now() - tick.tick > options.grace &&
-                     ReasonOf(sent.status()) != reason::kRequestInProgress) {
-            // A gateway that died over it holds it for longer than that.
-            FailTick(std::move(tick), sent.status());
-          } else {
-            RetryTick(std::move(tick), sent.status());
-          }
-        }))
+          sending->ended = true;
+          OnSent(std::move(tick), run_missed, std::move(sent));
+        }),
+        kClaimant)
         ->Start();
+  }
+
+  void OnSent(ScheduleTick tick, bool run_missed, absl::StatusOr<Sent> sent) {
+    if (absl::IsCancelled(sent.status())) {
+      TickEnded();  // stopping; its lease ends by itself
+    } else if (sent.ok()) {
+      tick.run = RunOf(sent->ids, tick.tick);
+      tick.last_error.clear();
+      EndTick(std::move(tick));
+    } else if (EndOf(sent.status()) == RequestEnd::kRefused) {
+      FailTick(std::move(tick), sent.status());
+    } else if (!run_missed && environment->Now() - tick.tick > options.grace) {
+      FailTick(std::move(tick), sent.status());
+    } else {
+      RetryTick(std::move(tick), sent.status());
+    }
+  }
+
+  // Keeps the lease of a tick for as long as it is being sent.
+  void Renew(std::shared_ptr<Sending> sending, ScheduleTick tick) {
+    tick.next_tick = tick.tick;
+    tick.skipped = true;
+    environment->RunAfter(
+        options.lease / 3,
+        [weak = weak_from_this(), sending = std::move(sending),
+         tick = std::move(tick)]() mutable {
+          auto core = weak.lock();
+          if (core == nullptr || sending->ended || !core->gate.Enter()) return;
+          tick.visit = core->environment->Now() + sending->backends_lead +
+                       core->options.lease;
+          core->backend->EndTick(tick, [](absl::Status) {});
+          core->Renew(std::move(sending), std::move(tick));
+          core->gate.Leave();
+        });
   }
 
   // The tick is not sent; the schedule goes on.

@@ -76,16 +76,17 @@ class RepeatableSend
   // Reads the request as of a time.
   using Read = absl::AnyInvocable<absl::StatusOr<Call>(absl::Time)>;
 
-  // `hold` lives as long as the call.
+  // `hold` lives as long as the call. `claimant`: see Lifecycle::ClaimRequest.
   RepeatableSend(Lifecycle* lifecycle, std::shared_ptr<void> hold,
                  std::string request_id, Submission submission, Read read,
-                 Callback<Sent> done)
+                 Callback<Sent> done, std::string claimant = "")
       : lifecycle_(lifecycle),
         hold_(std::move(hold)),
         request_id_(std::move(request_id)),
         submission_(std::move(submission)),
         read_(std::move(read)),
-        done_(std::move(done)) {}
+        done_(std::move(done)),
+        nonce_(std::move(claimant)) {}
 
   void Start() {
     lifecycle_->ClaimRequest(
@@ -93,7 +94,8 @@ class RepeatableSend
         [self =
              this->shared_from_this()](absl::StatusOr<RequestAnswer> answer) {
           self->OnClaimed(std::move(answer));
-        });
+        },
+        nonce_);
   }
 
  private:

@@ -24,6 +24,7 @@
 
 #include "absl/time/time.h"
 #include "queue/callback.h"
+#include "queue/schedule.h"
 #include "queue/task.h"
 
 namespace penstock {
@@ -132,6 +133,26 @@ enum class RequestEnd {
   kRefused,   // nothing was kept: forget it
 };
 
+// ---- unique keys -----------------------------------------------------------
+
+// A task's claim on a business key.
+struct UniqueClaim {
+  std::string key;
+  std::string task_id;
+  std::string ended_holder;  // has ended, so it is replaced; empty: none known
+  absl::Duration ttl;
+};
+
+struct UniqueAnswer {
+  enum Kind {
+    kTaken,   // the task holds it from now on
+    kStands,  // the task held it already
+    kHeld,    // `holder` does
+  } kind = kTaken;
+  std::string holder;
+  absl::Duration age;  // for how long, with kHeld
+};
+
 // ---- workflow records -----------------------------------------------------
 
 // What must outlive a Go writer about an open group or chain. Its id is the
@@ -209,11 +230,19 @@ struct DeadTask {
   std::string name;
   std::string queue;
   std::string reason;
-  std::string body;
+  std::string body;  // the signature's JSON; empty where only the head is told
   absl::Time time;
   int attempts = 0;
 
   bool operator==(const DeadTask&) const = default;
+};
+
+// A place in a list of dead letters: that of the one with this id and time.
+struct DeadPlace {
+  absl::Time time;  // to the millisecond
+  std::string task_id;
+
+  bool operator==(const DeadPlace&) const = default;
 };
 
 class Backend {
@@ -232,6 +261,12 @@ class Backend {
 
   virtual void Begin(BeginRequest request, Callback<BeginAnswer> done) = 0;
   virtual void Finish(FinishRequest request, Callback<FinishAnswer> done) = 0;
+
+  // Puts `progress` into the state, if it is STARTED of this very run, which then
+  // lives for `ttl`. False: it is not, and nothing was written.
+  virtual void SetProgress(std::string task_id, std::string run,
+                           TaskProgress progress, absl::Duration ttl,
+                           Callback<bool> done) = 0;
 
   // PENDING for a follow-up task, only where no state stands.
   virtual void Continue(TaskState pending, absl::Duration ttl,
@@ -259,6 +294,12 @@ class Backend {
   // Does nothing when the request is no longer of `nonce`.
   virtual void EndRequest(std::string request_id, std::string nonce,
                           RequestEnd end, Done done) = 0;
+
+  // A repeat after a lost reply may get kStands for kTaken.
+  virtual void ClaimUnique(UniqueClaim claim, Callback<UniqueAnswer> done) = 0;
+
+  // Gives back those of `claims` that their tasks still hold.
+  virtual void ReleaseUnique(std::vector<UniqueClaim> claims, Done done) = 0;
 
   // States in request order; nullopt where none is known. Served apart from the
   // other operations, so that big reads do not delay them.
@@ -325,8 +366,63 @@ class Backend {
   // still stands and the body is still of the attempt that was leased.
   virtual void RemoveLeased(LeasedTask leased, Done done) = 0;
 
-  // Lays a dead letter into penstock:dead:<queue>.
+  // Lays a dead letter into penstock:dead:<queue>; replaces an earlier one of its
+  // id.
   virtual void LayDead(DeadTask task, Done done) = 0;
+
+  // The heads (all but the body) of a queue's dead letters, newest first, at most
+  // `limit` (from 1), from the first one past `after` on, whether that one still
+  // lies there or not.
+  virtual void ListDead(std::string queue, int limit,
+                        std::optional<DeadPlace> after,
+                        Callback<std::vector<DeadTask>> done) = 0;
+
+  // The dead letter of this id, with its body.
+  virtual void GetDead(std::string queue, std::string task_id,
+                       Callback<std::optional<DeadTask>> done) = 0;
+
+  // Removes it, and answers with its head; with `time`, only one of that time (to
+  // the millisecond). A repeat after a lost reply finds nothing.
+  virtual void RemoveDead(std::string queue, std::string task_id,
+                          std::optional<absl::Time> time,
+                          Callback<std::optional<DeadTask>> done) = 0;
+
+  // ---- schedules: they never expire. Leases and grace are measured by the
+  // backend's clock.
+
+  // Keeps the schedule unless one of its name stands; answers with the one that
+  // stands now, without its call.
+  virtual void CreateSchedule(ScheduleRecord record,
+                              Callback<ScheduleRecord> done) = 0;
+  virtual void GetSchedule(std::string name,
+                           Callback<std::optional<ScheduleRecord>> done) = 0;
+
+  // At most `limit` (from 1), in the order of their names, from the first one
+  // after `after` on (empty: from the very first); `with_call`: with their calls.
+  virtual void ListSchedules(std::string after, int limit, bool with_call,
+                             Callback<std::vector<ScheduleRecord>> done) = 0;
+
+  // Pauses it, or lets it go on at `next_tick`; one that stands so already is left
+  // as it is. Answers with it, without its call, or nullopt: there is none.
+  virtual void PauseSchedule(std::string name, bool paused,
+                             absl::Time next_tick,
+                             Callback<std::optional<ScheduleRecord>> done) = 0;
+
+  // Answers with what it was, without its call. A repeat after a lost reply finds
+  // nothing.
+  virtual void DeleteSchedule(std::string name,
+                              Callback<std::optional<ScheduleRecord>> done) = 0;
+
+  // Leases schedules whose tick is due, at most `limit`: they are not leased again
+  // for `lease`. See LeasedSchedule::run: a tick older than `grace` is missed,
+  // unless it was begun before.
+  virtual void LeaseSchedules(int limit, absl::Duration lease,
+                              absl::Duration grace,
+                              Callback<LeasedSchedules> done) = 0;
+
+  // Records what became of a tick; does nothing when the schedule is another by
+  // now, or this tick is not its next one any more.
+  virtual void EndTick(ScheduleTick tick, Done done) = 0;
 
   // `on_hint` gets the id of a task that may have a new state, from any thread
   // of the backend: a hint only, it may be lost. One subscriber, set before the

@@ -90,9 +90,9 @@ void Continuation::SendUntilSent(std::shared_ptr<const Task> task,
   TaskState pending = PendingStateOf(*task, scope_->environment->Now());
   const absl::Duration ttl = PendingTtl(*scope_, *task);
   scope_->Repeat<ContinueAnswer>(
-      [this, pending = std::move(pending), ttl](Callback<ContinueAnswer> cb) {
-        scope_->backend->Continue(
-            pending, ttl, scope_->options.results_expire_in, std::move(cb));
+      [this, pending = std::move(pending), ttl,
+       final_ttl = FinalTtl(*scope_, *task)](Callback<ContinueAnswer> cb) {
+        scope_->backend->Continue(pending, ttl, final_ttl, std::move(cb));
       },
       [this, task, first_try, failures,
        done = std::move(done)](absl::StatusOr<ContinueAnswer> answer) mutable {
@@ -156,12 +156,13 @@ void Continuation::AbandonTask(const Abandon& abandon, Done done) {
                     .status = Status::kFailure,
                     .error = abandon.cause,
                     .create_time = now,
-                    .error_type = std::string(kErrorAbandoned),
+                    .error_type = abandon.error_type,
                     .finish_time = now};
   scope_->Repeat<bool>(
-      [this, failure = std::move(failure)](Callback<bool> cb) {
-        scope_->backend->Abandon(failure, scope_->options.results_expire_in,
-                                 std::move(cb));
+      [this, failure = std::move(failure),
+       ttl = abandon.result_ttl.value_or(scope_->options.results_expire_in)](
+          Callback<bool> cb) {
+        scope_->backend->Abandon(failure, ttl, std::move(cb));
       },
       [id = abandon.task_id,
        done = std::move(done)](absl::StatusOr<bool> abandoned) mutable {
@@ -185,7 +186,7 @@ void Continuation::End(Task task, EndWhich which, EndReason reason,
                     .finish_time = now};
   Log(LogLevel::kWarning, "task ended without a run",
       {{"task", task.id}, {"name", task.name}, {"why", reason.error}});
-  const absl::Duration ttl = scope_->options.results_expire_in;
+  const absl::Duration ttl = FinalTtl(*scope_, task);
   if (which == EndWhich::kNotBegun) {
     scope_->Repeat<bool>(
         [this, failure, ttl](Callback<bool> cb) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "queue/policy.h"
 #include "queue/wire/task_json.h"
 
 namespace penstock {
@@ -12,7 +13,8 @@ TaskState PendingStateOf(const Task& task, absl::Time now) {
           .task_name = task.name,
           .status = Status::kPending,
           .create_time = now,
-          .group_id = task.group_id};
+          .group_id = task.group_id,
+          .expiry = ExpiryOf(task)};
 }
 
 absl::Duration PendingTtl(const Scope& scope, const Task& task) {
@@ -21,6 +23,10 @@ absl::Duration PendingTtl(const Scope& scope, const Task& task) {
     until_due = std::max(until_due, task.eta->time - scope.environment->Now());
   }
   return until_due + scope.options.pending_expire_in;
+}
+
+absl::Duration FinalTtl(const Scope& scope, const Task& task) {
+  return ResultTtlOf(task).value_or(scope.options.results_expire_in);
 }
 
 DelayedTask DelayedOf(const Task& task, absl::Time due) {

@@ -282,7 +282,7 @@ void Groups::Claim(std::shared_ptr<const WorkflowRecord> record,
 void Groups::SendChord(const WorkflowRecord& record,
                        const std::vector<TaskState>& members, Done done) {
   absl::StatusOr<std::vector<Step>> steps =
-      ChordSteps(record.callback, members);
+      ChordSteps(record.callback, record.on_failure, members);
   if (!steps.ok()) {
     Log(LogLevel::kError, "chord callback cannot be decoded; dropped",
         {{"group", record.id}, {"why", steps.status().ToString()}});

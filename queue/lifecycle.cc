@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "queue/canceller.h"
 #include "queue/continuation.h"
+#include "queue/dead_letters.h"
 #include "queue/dispatch.h"
 #include "queue/errors.h"
 #include "queue/mover.h"
@@ -55,6 +56,25 @@ TaskState RecordOf(const Task& task, const BeginVerdict& begun,
   return state;
 }
 
+// A state is read whole by everyone who waits for it, and results travel on with
+// what follows.
+constexpr size_t kMaxResults = 1 << 20;
+
+void RefuseLargeResults(Outcome& outcome) {
+  size_t bytes = 0;
+  for (const Value& result : outcome.results) {
+    bytes += result.type.size() + result.json.size();
+  }
+  if (bytes <= kMaxResults) return;
+  outcome = {.kind = Outcome::kFailure,
+             .error = absl::StrCat(
+                 "RESULT_TOO_LARGE: the results are ", bytes,
+                 " bytes as encoded; at most 1 MiB: keep them elsewhere and "
+                 "return where they are"),
+             .error_type = std::string(kErrorResultTooLarge),
+             .permanent = true};
+}
+
 // A task that a long backlog held up has met few workers, for all its age.
 constexpr int kLeastPasses = 5;
 
@@ -79,7 +99,8 @@ struct Lifecycle::Core {
         sweeper(&scope, &continuation),
         submitter(&scope, &mover),
         canceller(&scope, &continuation),
-        requests(&scope) {}
+        requests(&scope),
+        dead_letters(&scope, &submitter, &requests) {}
 
   void BeginRun(const Task& task, const std::string& queue, std::string worker,
                 Callback<BeginVerdict> done);
@@ -105,6 +126,7 @@ struct Lifecycle::Core {
   Submitter submitter;
   Canceller canceller;
   Requests requests;
+  DeadLetters dead_letters;
 };
 
 Lifecycle::Lifecycle(Broker* broker, Backend* backend, Environment* environment,
@@ -124,10 +146,10 @@ void Lifecycle::Start() {
 void Lifecycle::Stop() { core_->scope.gate.Close(); }
 
 void Lifecycle::ClaimRequest(std::string request_id, std::string payload_hash,
-                             absl::Time deadline,
-                             Callback<RequestAnswer> done) {
+                             absl::Time deadline, Callback<RequestAnswer> done,
+                             std::string claimant) {
   core_->requests.Claim(std::move(request_id), std::move(payload_hash),
-                        deadline, std::move(done));
+                        std::move(claimant), deadline, std::move(done));
 }
 
 void Lifecycle::EndRequest(std::string request_id, std::string nonce,
@@ -148,12 +170,10 @@ void Lifecycle::SubmitChain(std::vector<Task> links, Submission submission,
                                std::move(done));
 }
 
-void Lifecycle::SubmitGroup(std::string group_id, std::vector<Task> members,
-                            std::optional<Task> callback, int send_concurrency,
-                            Submission submission, Callback<Submitted> done) {
-  core_->submitter.SubmitGroup(std::move(group_id), std::move(members),
-                               std::move(callback), send_concurrency,
-                               std::move(submission), std::move(done));
+void Lifecycle::SubmitGroup(NewGroup group, Submission submission,
+                            Callback<Submitted> done) {
+  core_->submitter.SubmitGroup(std::move(group), std::move(submission),
+                               std::move(done));
 }
 
 void Lifecycle::CancelTask(std::string task_id, std::string reason,
@@ -166,6 +186,23 @@ void Lifecycle::CancelGroup(std::string group_id, std::string reason,
                             Callback<std::optional<int>> done) {
   core_->canceller.CancelGroup(std::move(group_id), std::move(reason),
                                std::move(done));
+}
+
+void Lifecycle::ListDead(std::string queue, int limit,
+                         std::optional<DeadPlace> after,
+                         Callback<std::vector<DeadTask>> done) {
+  core_->dead_letters.List(std::move(queue), limit, std::move(after),
+                           std::move(done));
+}
+
+void Lifecycle::RetryDead(RetryCall call, Callback<RetriedTask> done) {
+  core_->dead_letters.Retry(std::move(call), std::move(done));
+}
+
+void Lifecycle::DeleteDead(std::string queue, std::string task_id,
+                           Callback<DeadTask> done) {
+  core_->dead_letters.Delete(std::move(queue), std::move(task_id),
+                             std::move(done));
 }
 
 // One that has expired begins only if it had begun before: then this is another
@@ -182,15 +219,13 @@ void Lifecycle::Begin(const Task& task, const std::string& queue,
   TaskState expired{.task_id = task.id,
                     .task_name = task.name,
                     .status = Status::kFailure,
-                    .error = absl::StrCat("expired: it had not begun by ",
-                                          absl::FormatTime(*expiry,
-                                                           absl::UTCTimeZone())),
+                    .error = ExpiryText(*expiry),
                     .create_time = now,
                     .group_id = task.group_id,
                     .error_type = std::string(kErrorExpired),
                     .finish_time = now};
   core->scope.backend->Abandon(
-      expired, core->scope.options.results_expire_in,
+      expired, FinalTtl(core->scope, task),
       core->scope.Guard<bool>(
           [core, task, queue, expired, worker = std::move(worker),
            done = std::move(done)](absl::StatusOr<bool> ended) mutable {
@@ -227,7 +262,7 @@ void Lifecycle::Core::BeginRun(const Task& task, const std::string& queue,
   core->scope.backend->Begin(
       {.started = std::move(started),
        .ttl = options.pending_expire_in,
-       .final_ttl = options.results_expire_in,
+       .final_ttl = FinalTtl(core->scope, task),
        .max_begins = options.max_begins},
       core->scope.Guard<BeginAnswer>(
           [core, task, queue, verdict = std::move(verdict),
@@ -288,6 +323,7 @@ void Lifecycle::Finish(Task task, BeginVerdict begun, std::string worker,
   Core* core = core_.get();
   const LifecycleOptions& options = core->scope.options;
   const absl::Time now = core->scope.environment->Now();
+  RefuseLargeResults(outcome);
   std::optional<RetryPlan> retry;
   if (outcome.kind == Outcome::kFailure) {
     retry = PlanRetry(task, outcome.retry_after, outcome.permanent, now,
@@ -295,16 +331,15 @@ void Lifecycle::Finish(Task task, BeginVerdict begun, std::string worker,
   }
   TaskState record =
       RecordOf(task, begun, std::move(worker), outcome, retry, now);
+  const absl::Duration final_ttl = FinalTtl(core->scope, task);
   const absl::Duration ttl = retry.has_value()
                                  ? retry->due - now + options.pending_expire_in
-                                 : options.results_expire_in;
+                                 : final_ttl;
   auto shared = std::make_shared<const Task>(std::move(task));
   core->scope.Repeat<FinishAnswer>(
-      [core, record, ttl](Callback<FinishAnswer> cb) {
+      [core, record, ttl, final_ttl](Callback<FinishAnswer> cb) {
         core->scope.backend->Finish(
-            {.outcome = record,
-             .ttl = ttl,
-             .final_ttl = core->scope.options.results_expire_in},
+            {.outcome = record, .ttl = ttl, .final_ttl = final_ttl},
             std::move(cb));
       },
       [core, shared, record,
@@ -471,6 +506,14 @@ void Lifecycle::FindEnded(std::vector<std::string> task_ids,
             }
             std::move(done)(std::move(ended));
           }));
+}
+
+void Lifecycle::SetProgress(std::string task_id, std::string run,
+                            TaskProgress progress, Callback<bool> done) {
+  core_->scope.backend->SetProgress(
+      std::move(task_id), std::move(run), std::move(progress),
+      core_->scope.options.pending_expire_in,
+      core_->scope.Guard<bool>(std::move(done)));
 }
 
 void Lifecycle::RefreshRunning(std::vector<std::string> task_ids) {

@@ -40,6 +40,15 @@ struct LifecycleOptions {
   std::function<void(Task&)> before_publish;
 };
 
+// Tasks that run in parallel.
+struct NewGroup {
+  std::string id;
+  std::vector<Task> members;
+  std::optional<Task> callback;    // makes it a chord
+  std::optional<Task> on_failure;  // only of a chord: sent when a member failed
+  int send_concurrency = 0;  // how many publishes are in flight; 0: no limit
+};
+
 // A call from a client, already validated, its ids all given.
 struct Submission {
   // Equal for a repeat of the same call: see PendingRequest.
@@ -56,6 +65,19 @@ struct Submitted {
 struct CancelledTask {
   TaskState state;        // what stands now
   bool accepted = false;  // by this call; false: it was final already
+};
+
+// Which dead task to send again.
+struct RetryCall {
+  std::string queue;
+  std::string task_id;
+  std::string request_id;  // empty: none
+  absl::Time deadline = absl::InfiniteFuture();
+};
+
+struct RetriedTask {
+  TaskState state;  // of the copy
+  bool replayed = false;
 };
 
 // How a handler's run ended.
@@ -102,8 +124,11 @@ class Lifecycle {
   //   ALREADY_EXISTS      REQUEST_ID_REUSED: for another payload
   //   UNAVAILABLE         REQUEST_IN_PROGRESS: another call holds it still
   //   FAILED_PRECONDITION BACKEND_UNSUPPORTED
+  // `claimant`, if given, is one that several processes are by turns: who calls
+  // under its name has what an earlier one claimed, without waiting.
   void ClaimRequest(std::string request_id, std::string payload_hash,
-                    absl::Time deadline, Callback<RequestAnswer> done);
+                    absl::Time deadline, Callback<RequestAnswer> done,
+                    std::string claimant = "");
   void EndRequest(std::string request_id, std::string nonce, RequestEnd end,
                   Done done);
 
@@ -120,11 +145,8 @@ class Lifecycle {
   void SubmitChain(std::vector<Task> links, Submission submission,
                    Callback<Submitted> done);
 
-  // Members of one group; `callback` makes it a chord. `send_concurrency`: how
-  // many publishes are in flight at once, 0 for no limit.
-  void SubmitGroup(std::string group_id, std::vector<Task> members,
-                   std::optional<Task> callback, int send_concurrency,
-                   Submission submission, Callback<Submitted> done);
+  void SubmitGroup(NewGroup group, Submission submission,
+                   Callback<Submitted> done);
 
   // Ends a task that is not final: FAILURE, of kind kErrorCancelled, with
   // "cancelled: `reason`". What waits never starts on a Penstock worker; the
@@ -137,6 +159,23 @@ class Lifecycle {
   // ended. nullopt: the group is not known.
   void CancelGroup(std::string group_id, std::string reason,
                    Callback<std::optional<int>> done);
+
+  // --- dead letters (docs/architecture.md section 8) of a queue; empty: the
+  // default one. All:
+  //   FAILED_PRECONDITION BACKEND_UNSUPPORTED
+  //   NOT_FOUND           TASK_NOT_FOUND: no such dead letter lies in that queue
+  // Their heads, newest first: Backend::ListDead.
+  void ListDead(std::string queue, int limit, std::optional<DeadPlace> after,
+                Callback<std::vector<DeadTask>> done);
+
+  // Sends a copy of a dead task, with SubmitTask's errors, and then takes its
+  // dead letter away. The copy's id follows from the dead letter, so that two
+  // calls at once send one. UNAVAILABLE: repeat it.
+  void RetryDead(RetryCall call, Callback<RetriedTask> done);
+
+  // Removes a dead letter, and answers with its head.
+  void DeleteDead(std::string queue, std::string task_id,
+                  Callback<DeadTask> done);
 
   // --- the worker's side. These repeat what fails while the backend or broker is
   // away, and so end with OK, or with CANCELLED after Stop: then do not ack.
@@ -162,6 +201,12 @@ class Lifecycle {
   // Which of these running tasks have a final state already: they were cancelled.
   void FindEnded(std::vector<std::string> task_ids,
                  Callback<std::vector<std::string>> done);
+
+  // What the handler of `run` says of its progress, into the state. One try.
+  // False: this is not the task's run any more.
+  //   FAILED_PRECONDITION BACKEND_UNSUPPORTED
+  void SetProgress(std::string task_id, std::string run, TaskProgress progress,
+                   Callback<bool> done);
 
   // Keeps the states of running tasks from expiring.
   void RefreshRunning(std::vector<std::string> task_ids);

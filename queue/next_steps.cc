@@ -21,11 +21,19 @@ std::vector<Task> DecodeChildren(const Task& parent, const std::string& list,
                                  const std::vector<std::string>& texts,
                                  int* undecodable) {
   std::vector<Task> children;
+  const std::optional<std::string> retry_of =
+      StringHeader(parent, kRetryOfHeader);
   for (size_t i = 0; i < texts.size(); ++i) {
     absl::StatusOr<Task> child = DecodeTask(texts[i]);
     if (!child.ok()) {
       if (undecodable != nullptr) ++*undecodable;
       continue;
+    }
+    if (retry_of.has_value()) {
+      // The end of those that followed the task which this is a copy of was told.
+      const std::string old_id =
+          child->id.empty() ? ChildId(*retry_of, list, i) : child->id;
+      DetachCopy(*child, old_id, ChildId(parent.id, list, i));
     }
     if (child->id.empty()) child->id = ChildId(parent.id, list, i);
     // What is sent by itself always has headers, as Go's SendTask makes them.
@@ -39,6 +47,13 @@ void AppendResults(const std::vector<Value>& results, Task& task) {
   for (const Value& result : results) {
     task.args.push_back({.type = result.type, .json = result.json});
   }
+  task.args_null = false;
+}
+
+// As machinery gives an error task what went wrong.
+void PrependText(const std::string& text, Task& task) {
+  task.args.insert(task.args.begin(),
+                   {.type = "string", .json = JsonString(text)});
   task.args_null = false;
 }
 
@@ -60,9 +75,7 @@ std::vector<Step> AfterFailure(const Task& task, const TaskState& state,
   if (state.error_type != kErrorAbandoned) {
     for (Task& child :
          DecodeChildren(task, "on_error", task.on_error, undecodable)) {
-      child.args.insert(child.args.begin(),
-                        {.type = "string", .json = JsonString(state.error)});
-      child.args_null = false;
+      PrependText(state.error, child);
       steps.push_back(Send{std::move(child)});
     }
   }
@@ -70,7 +83,8 @@ std::vector<Step> AfterFailure(const Task& task, const TaskState& state,
     steps.push_back(Abandon{
         .task_id = std::move(promised.task_id),
         .task_name = std::move(promised.task_name),
-        .cause = FailureCause("link", task.name, task.id, state.error)});
+        .cause = FailureCause("link", task.name, task.id, state.error),
+        .result_ttl = promised.result_ttl});
   }
   return steps;
 }
@@ -97,7 +111,9 @@ std::vector<Promised> PromisedAfter(const Task& task) {
   while (!open.empty()) {
     const Task next = std::move(open.back());
     open.pop_back();
-    promised.push_back({.task_id = next.id, .task_name = next.name});
+    promised.push_back({.task_id = next.id,
+                        .task_name = next.name,
+                        .result_ttl = ResultTtlOf(next)});
     push_children(next);
   }
   return promised;
@@ -116,7 +132,8 @@ std::vector<Step> NextSteps(const Task& task, const TaskState& final_state,
 }
 
 absl::StatusOr<std::vector<Step>> ChordSteps(
-    const std::string& callback, const std::vector<TaskState>& members) {
+    const std::string& callback, const std::string& on_failure,
+    const std::vector<TaskState>& members) {
   absl::StatusOr<Task> decoded = DecodeTask(callback);
   if (!decoded.ok()) return decoded.status();
   Task task = *std::move(decoded);
@@ -132,9 +149,20 @@ absl::StatusOr<std::vector<Step>> ChordSteps(
                                            member.task_id, member.error);
     std::vector<Promised> promised = PromisedAfter(task);
     for (auto it = promised.rbegin(); it != promised.rend(); ++it) {
-      steps.push_back(Abandon{it->task_id, it->task_name, cause});
+      steps.push_back(Abandon{.task_id = it->task_id,
+                              .task_name = it->task_name,
+                              .cause = cause,
+                              .result_ttl = it->result_ttl});
     }
-    steps.push_back(Abandon{task.id, task.name, cause});
+    steps.push_back(Abandon{.task_id = task.id,
+                            .task_name = task.name,
+                            .cause = cause,
+                            .result_ttl = ResultTtlOf(task)});
+    if (on_failure.empty()) return steps;
+    absl::StatusOr<Task> follower = DecodeTask(on_failure);
+    if (!follower.ok()) return follower.status();
+    PrependText(cause, *follower);
+    steps.push_back(Send{*std::move(follower)});
     return steps;
   }
 

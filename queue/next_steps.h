@@ -27,6 +27,8 @@ struct Abandon {
   std::string task_id;
   std::string task_name;
   std::string cause;
+  std::string error_type{kErrorAbandoned};
+  std::optional<absl::Duration> result_ttl;  // its own, where it is known
   bool operator==(const Abandon&) const = default;
 };
 // This was a member of a group with a callback.
@@ -44,16 +46,19 @@ std::vector<Step> NextSteps(const Task& task, const TaskState& final_state,
 
 // The steps that end a chord whose members are all final, `members` in group
 // order: Send the callback with all results, or abandon all that the callback
-// promised and, last, the callback itself, naming the failed member.
-// INVALID_ARGUMENT when the callback cannot be decoded.
+// promised and then the callback itself, naming the failed member, and Send
+// `on_failure` (empty: none) with that text before its own arguments.
+// INVALID_ARGUMENT when callback or on_failure cannot be decoded.
 absl::StatusOr<std::vector<Step>> ChordSteps(
-    const std::string& callback, const std::vector<TaskState>& members);
+    const std::string& callback, const std::string& on_failure,
+    const std::vector<TaskState>& members);
 
 // The ids (and names) that are promised after `task`: its on_success tasks, and
 // theirs, depth first. Not its error tasks.
 struct Promised {
   std::string task_id;
   std::string task_name;
+  std::optional<absl::Duration> result_ttl;
 };
 std::vector<Promised> PromisedAfter(const Task& task);
 

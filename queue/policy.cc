@@ -16,20 +16,40 @@ namespace {
 
 constexpr std::string_view kTimeoutHeader = "penstock-timeout";
 constexpr std::string_view kExpiresHeader = "penstock-expires";
+constexpr std::string_view kUniqueKeyHeader = "penstock-unique-key";
 constexpr std::string_view kBackoffHeader = "penstock-backoff";
+constexpr std::string_view kResultTtlHeader = "penstock-result-ttl";
 
-}  // namespace
-
-std::optional<absl::Duration> TimeoutOf(const Task& task) {
-  const std::optional<int64_t> ms = NumberHeader(task, kTimeoutHeader);
+std::optional<absl::Duration> DurationHeader(const Task& task,
+                                             std::string_view key) {
+  const std::optional<int64_t> ms = NumberHeader(task, key);
   if (!ms.has_value() || *ms < 1) return std::nullopt;
   return absl::Milliseconds(*ms);
 }
 
-void SetTimeout(Task& task, absl::Duration timeout) {
-  SetStringHeader(task, kTimeoutHeader,
+void SetDurationHeader(Task& task, std::string_view key,
+                       absl::Duration duration) {
+  SetStringHeader(task, key,
                   absl::StrCat(absl::ToInt64Milliseconds(
-                      absl::Ceil(timeout, absl::Milliseconds(1)))));
+                      absl::Ceil(duration, absl::Milliseconds(1)))));
+}
+
+}  // namespace
+
+std::optional<absl::Duration> TimeoutOf(const Task& task) {
+  return DurationHeader(task, kTimeoutHeader);
+}
+
+void SetTimeout(Task& task, absl::Duration timeout) {
+  SetDurationHeader(task, kTimeoutHeader, timeout);
+}
+
+std::optional<absl::Duration> ResultTtlOf(const Task& task) {
+  return DurationHeader(task, kResultTtlHeader);
+}
+
+void SetResultTtl(Task& task, absl::Duration ttl) {
+  SetDurationHeader(task, kResultTtlHeader, ttl);
 }
 
 std::optional<absl::Time> ExpiryOf(const Task& task) {
@@ -41,6 +61,23 @@ std::optional<absl::Time> ExpiryOf(const Task& task) {
 void SetExpiry(Task& task, absl::Time expiry) {
   SetStringHeader(task, kExpiresHeader,
                   absl::StrCat(absl::ToUnixMillis(expiry)));
+}
+
+std::optional<std::string> UniqueKeyOf(const Task& task) {
+  std::optional<std::string> key = StringHeader(task, kUniqueKeyHeader);
+  if (!key.has_value() || key->empty()) return std::nullopt;
+  return key;
+}
+
+void SetUniqueKey(Task& task, const std::string& key) {
+  SetStringHeader(task, kUniqueKeyHeader, key);
+}
+
+void DropExpiry(Task& task) { task.headers.erase(std::string(kExpiresHeader)); }
+
+std::string ExpiryText(absl::Time expiry) {
+  return absl::StrCat("EXPIRED: it had not begun by ",
+                      absl::FormatTime(expiry, absl::UTCTimeZone()));
 }
 
 std::optional<ExponentialBackoff> BackoffOf(const Task& task) {

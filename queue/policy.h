@@ -6,6 +6,7 @@
 #define PENSTOCK_QUEUE_POLICY_H_
 
 #include <optional>
+#include <string>
 
 #include "absl/time/time.h"
 #include "queue/task.h"
@@ -21,6 +22,19 @@ void SetTimeout(Task& task, absl::Duration timeout);
 // penstock-expires, Unix milliseconds. nullopt: never.
 std::optional<absl::Time> ExpiryOf(const Task& task);
 void SetExpiry(Task& task, absl::Time expiry);
+void DropExpiry(Task& task);
+// What is said of a task that expired.
+std::string ExpiryText(absl::Time expiry);
+
+// Of the tasks sent under one key only one is not final at a time: the header
+// penstock-unique-key. nullopt: any number.
+std::optional<std::string> UniqueKeyOf(const Task& task);
+void SetUniqueKey(Task& task, const std::string& key);
+
+// How long its final state lives: the header penstock-result-ttl, milliseconds.
+// nullopt: results_expire_in of whoever writes it.
+std::optional<absl::Duration> ResultTtlOf(const Task& task);
+void SetResultTtl(Task& task, absl::Duration ttl);
 
 // Retries that wait for first, first * factor, first * factor^2, ... up to `max`,
 // each made shorter or longer at random by up to its share `jitter`.

@@ -16,10 +16,11 @@ constexpr absl::Duration kLook = absl::Milliseconds(100);
 
 void Requests::ClaimAsOf(absl::Time time, std::string request_id,
                          std::string payload_hash, absl::Time deadline,
-                         Callback<RequestAnswer> done) {
+                         Callback<RequestAnswer> done, std::string claimant) {
+  if (claimant.empty()) claimant = scope_->environment->NewUuid();
   Try({.request_id = std::move(request_id),
        .payload_hash = std::move(payload_hash),
-       .nonce = scope_->environment->NewUuid(),
+       .nonce = std::move(claimant),
        .time = time,
        .lease = kLease,
        .window = scope_->options.request_window},
@@ -69,8 +70,14 @@ void Requests::Try(RequestClaim claim, absl::Time deadline,
 
 void Requests::End(std::string request_id, std::string nonce, RequestEnd end,
                    Done done) {
+  // It may follow a submission that Stop has ended.
+  if (!scope_->gate.Enter()) {
+    std::move(done)(absl::CancelledError("stopped"));
+    return;
+  }
   scope_->backend->EndRequest(std::move(request_id), std::move(nonce), end,
                               scope_->GuardDone(std::move(done)));
+  scope_->gate.Leave();
 }
 
 }  // namespace penstock

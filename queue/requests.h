@@ -22,14 +22,16 @@ class Requests {
 
   // See Lifecycle.
   void Claim(std::string request_id, std::string payload_hash,
-             absl::Time deadline, Callback<RequestAnswer> done) {
+             std::string claimant, absl::Time deadline,
+             Callback<RequestAnswer> done) {
     ClaimAsOf(scope_->environment->Now(), std::move(request_id),
-              std::move(payload_hash), deadline, std::move(done));
+              std::move(payload_hash), deadline, std::move(done),
+              std::move(claimant));
   }
   // As of a time of the caller's, which a repeat is answered with.
   void ClaimAsOf(absl::Time time, std::string request_id,
                  std::string payload_hash, absl::Time deadline,
-                 Callback<RequestAnswer> done);
+                 Callback<RequestAnswer> done, std::string claimant = "");
   void End(std::string request_id, std::string nonce, RequestEnd end,
            Done done);
 

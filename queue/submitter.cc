@@ -17,6 +17,10 @@ namespace {
 // A confirm's deadline starts at its publish: so many are on the way at most.
 constexpr size_t kMostInFlight = 1000;
 
+// A unique key is held until its task is final, however often that is tried
+// again; but not for ever, since no one tells when it ends.
+constexpr absl::Duration kUniqueKeptOn = absl::Hours(24 * 30);
+
 }  // namespace
 
 // One call of a client. Its parts are written by one callback after the other;
@@ -32,6 +36,9 @@ struct Submitter::Call {
   std::vector<TaskState> promised;  // PENDING without a publish of ours
   std::optional<WorkflowRecord> record;
   size_t window = kMostInFlight;
+
+  std::vector<UniqueClaim> unique;  // claimed before anything is written
+  std::vector<UniqueClaim> taken;   // those that this call took
 
   std::vector<PendingAnswer> answers;  // of to_send, then of promised
   bool replayed = false;
@@ -64,6 +71,7 @@ void Submitter::SubmitTask(Task task, Submission submission,
   call->submission = std::move(submission);
   call->done = std::move(done);
   call->to_send.push_back(std::move(task));
+  call->unique = UniqueKeys::ClaimsOf(call->to_send);
   Start(std::move(call));
 }
 
@@ -86,30 +94,34 @@ void Submitter::SubmitChain(std::vector<Task> links, Submission submission,
       call->promised.push_back(PendingStateOf(link, now));
     }
   }
+  call->unique = UniqueKeys::ClaimsOf(links);
   call->to_send.push_back(LinkChain(std::move(links)));
   Start(std::move(call));
 }
 
-void Submitter::SubmitGroup(std::string group_id, std::vector<Task> members,
-                            std::optional<Task> callback, int send_concurrency,
-                            Submission submission, Callback<Submitted> done) {
+void Submitter::SubmitGroup(NewGroup group, Submission submission,
+                            Callback<Submitted> done) {
   auto call = std::make_shared<Call>();
   call->submission = std::move(submission);
   call->done = std::move(done);
-  if (send_concurrency > 0) {
-    call->window = std::min<size_t>(send_concurrency, kMostInFlight);
+  if (group.send_concurrency > 0) {
+    call->window = std::min<size_t>(group.send_concurrency, kMostInFlight);
   }
-  call->record = WorkflowRecord{.kind = WorkflowRecord::kGroup, .id = group_id};
-  for (const Task& member : members) {
+  call->record = WorkflowRecord{.kind = WorkflowRecord::kGroup, .id = group.id};
+  for (const Task& member : group.members) {
     call->record->task_ids.push_back(member.id);
   }
-  if (callback.has_value()) {
-    call->record->callback = EncodeTask(*callback);
+  if (group.callback.has_value()) {
+    call->record->callback = EncodeTask(*group.callback);
     call->promised.push_back(
-        PendingStateOf(*callback, scope_->environment->Now()));
+        PendingStateOf(*group.callback, scope_->environment->Now()));
   }
-  LinkGroup(members, group_id, call->record->callback);
-  call->to_send = std::move(members);
+  if (group.on_failure.has_value()) {
+    call->record->on_failure = EncodeTask(*group.on_failure);
+  }
+  call->unique = UniqueKeys::ClaimsOf(group.members);
+  LinkGroup(group.members, group.id, call->record->callback);
+  call->to_send = std::move(group.members);
   Start(std::move(call));
 }
 
@@ -127,6 +139,26 @@ void Submitter::Start(CallPtr call) {
     }
     call->ttl = std::max(call->ttl, PendingTtl(*scope_, task));
   }
+  if (call->unique.empty()) {
+    CreateRecord(std::move(call));
+    return;
+  }
+  for (UniqueClaim& claim : call->unique) {
+    claim.ttl = call->ttl + kUniqueKeptOn;
+  }
+  unique_keys_.Claim(
+      std::move(call->unique),
+      [this, call](absl::StatusOr<std::vector<UniqueClaim>> taken) {
+        if (!taken.ok()) {
+          std::move(call->done)(taken.status());
+          return;
+        }
+        call->taken = *std::move(taken);
+        CreateRecord(call);
+      });
+}
+
+void Submitter::CreateRecord(CallPtr call) {
   if (!call->record.has_value()) {
     CreateStates(std::move(call));
     return;
@@ -145,7 +177,7 @@ void Submitter::Start(CallPtr call) {
             }
             if (*answer == PendingAnswer::kTaken) {
               const bool chain = call->record->kind == WorkflowRecord::kChain;
-              std::move(call->done)(MakeError(
+              Refuse(call, MakeError(
                   absl::StatusCode::kAlreadyExists,
                   chain ? reason::kTaskIdExists : reason::kGroupIdExists,
                   absl::StrCat(chain ? "a chain that begins with task "
@@ -292,14 +324,14 @@ void Submitter::AllSettled(CallPtr call) {
 // Nothing was sent, so nothing of this call stays; it answers `why`, or, where
 // another call has taken up its states meanwhile, that it cannot tell.
 void Submitter::TakeBack(CallPtr call, absl::Status why) {
-  auto removed = [call](const absl::Status& answer) {
-    std::move(call->done)(answer);
+  auto removed = [this, call](const absl::Status& answer) {
+    Refuse(call, answer);
   };
   auto taken_back = [this, call, why,
                      removed](absl::StatusOr<bool> all_gone) mutable {
     const bool ours = call->OwnsAll();
     if (ours && (!all_gone.ok() || !*all_gone)) {
-      removed(MakeError(
+      std::move(call->done)(MakeError(
           absl::StatusCode::kUnavailable, reason::kBackendUnavailable,
           absl::StrCat("not sent, but its states could not be taken back: ",
                        std::string(why.message()))));
@@ -313,6 +345,13 @@ void Submitter::TakeBack(CallPtr call, absl::Status why) {
   };
   scope_->backend->TakeBack(call->AllIds(), call->nonce,
                             scope_->Guard<bool>(std::move(taken_back)));
+}
+
+// Nothing of the call was kept.
+void Submitter::Refuse(CallPtr call, absl::Status why) {
+  unique_keys_.Release(std::move(call->taken), [call, why](absl::Status) {
+    std::move(call->done)(why);
+  });
 }
 
 void Submitter::MarkSubmitted(CallPtr call) {

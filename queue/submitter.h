@@ -14,25 +14,27 @@
 #include "queue/lifecycle.h"
 #include "queue/mover.h"
 #include "queue/scope.h"
+#include "queue/unique_keys.h"
 
 namespace penstock {
 
 class Submitter {
  public:
-  Submitter(Scope* scope, Mover* mover) : scope_(scope), mover_(mover) {}
+  Submitter(Scope* scope, Mover* mover)
+      : scope_(scope), mover_(mover), unique_keys_(scope) {}
 
   void SubmitTask(Task task, Submission submission, Callback<Submitted> done);
   void SubmitChain(std::vector<Task> links, Submission submission,
                    Callback<Submitted> done);
-  void SubmitGroup(std::string group_id, std::vector<Task> members,
-                   std::optional<Task> callback, int send_concurrency,
-                   Submission submission, Callback<Submitted> done);
+  void SubmitGroup(NewGroup group, Submission submission,
+                   Callback<Submitted> done);
 
  private:
   struct Call;
   using CallPtr = std::shared_ptr<Call>;
 
   void Start(CallPtr call);
+  void CreateRecord(CallPtr call);
   void CreateStates(CallPtr call);
   void SendNext(CallPtr call);
   void SendOne(CallPtr call, size_t index);
@@ -40,9 +42,11 @@ class Submitter {
   void MarkSubmitted(CallPtr call);
   void Accept(CallPtr call);
   void TakeBack(CallPtr call, absl::Status why);
+  void Refuse(CallPtr call, absl::Status why);
 
   Scope* const scope_;
   Mover* const mover_;
+  UniqueKeys unique_keys_;
 };
 
 }  // namespace penstock

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "queue/next_steps.h"
+#include "queue/policy.h"
 #include "queue/telemetry/log.h"
 #include "queue/wire/task_json.h"
 
@@ -31,6 +32,22 @@ bool GoWrotePending(const std::optional<TaskState>& callback,
   return callback.has_value() && callback->status == Status::kPending &&
          absl::ToUnixMillis(callback->create_time) !=
              absl::ToUnixMillis(record.create_time);
+}
+
+// Ends what should have begun by now. Their own steps come with their deliveries.
+std::vector<Step> ExpireSteps(const States& states, absl::Time now) {
+  std::vector<Step> steps;
+  for (const std::optional<TaskState>& state : states) {
+    if (!state.has_value() || state->status != Status::kPending ||
+        now < state->expiry.value_or(absl::InfiniteFuture())) {
+      continue;
+    }
+    steps.push_back(Abandon{.task_id = state->task_id,
+                            .task_name = state->task_name,
+                            .cause = ExpiryText(*state->expiry),
+                            .error_type = std::string(kErrorExpired)});
+  }
+  return steps;
 }
 
 // The callback of a chord and what it promises, callback first.
@@ -153,7 +170,12 @@ void Sweeper::ReadStates(VisitPtr visit) {
             return;
           }
           visit->states = *std::move(states);
-          if (visit->record.kind == WorkflowRecord::kChain) {
+          std::vector<Step> expired =
+              ExpireSteps(visit->states, scope_->environment->Now());
+          if (!expired.empty()) {
+            continuation_->CarryOut(std::move(expired),
+                                    std::move(visit->done));
+          } else if (visit->record.kind == WorkflowRecord::kChain) {
             VisitChain(visit);
           } else {
             VisitGroup(visit);
@@ -182,8 +204,7 @@ void Sweeper::VisitChain(VisitPtr visit) {
   const WorkflowRecord& record = visit->record;
   if (!record.submitted && scope_->environment->Now() - record.create_time >
                                scope_->options.request_window) {
-    AbandonAll(visit, record.task_ids,
-               "the chain was not submitted to its end");
+    GiveUp(visit, "the chain was not submitted to its end");
     return;
   }
   auto failed = std::find_if(
@@ -201,10 +222,10 @@ void Sweeper::VisitChain(VisitPtr visit) {
       return Ended(visit->states[at]);
     });
     if (!rest.empty()) {
-      AbandonAll(
-          visit, std::move(rest),
-          FailureCause("link", (*failed)->task_name, record.task_ids[index],
-                       (*failed)->error));
+      AbandonAll(std::move(rest),
+                 FailureCause("link", (*failed)->task_name,
+                              record.task_ids[index], (*failed)->error),
+                 std::move(visit->done));
       return;
     }
   }
@@ -221,8 +242,7 @@ void Sweeper::VisitGroup(VisitPtr visit) {
   if (!record.submitted) {
     if (scope_->environment->Now() - record.create_time >
         scope_->options.request_window) {
-      AbandonAll(visit, record.task_ids,
-                 "the group was not submitted to its end");
+      GiveUp(visit, "the group was not submitted to its end");
       return;
     }
   } else {
@@ -231,7 +251,8 @@ void Sweeper::VisitGroup(VisitPtr visit) {
       if (!visit->states[i].has_value()) lost.push_back(record.task_ids[i]);
     }
     if (!lost.empty()) {
-      AbandonAll(visit, std::move(lost), "lost: its state has expired");
+      AbandonAll(std::move(lost), "lost: its state has expired",
+                 std::move(visit->done));
       return;
     }
   }
@@ -270,10 +291,10 @@ void Sweeper::EndGroup(VisitPtr visit, const std::optional<TaskState>& callback,
                !std::all_of(promised.begin(), promised.end(), Ended)) {
       std::vector<std::string> ids = CallbackIds(record);
       ids.erase(ids.begin());
-      AbandonAll(
-          visit, std::move(ids),
-          FailureCause("link", callback->task_name, callback->task_id,
-                       callback->error));
+      AbandonAll(std::move(ids),
+                 FailureCause("link", callback->task_name, callback->task_id,
+                              callback->error),
+                 std::move(visit->done));
     } else if (record.submitted) {
       Close(visit);
     } else {
@@ -320,21 +341,25 @@ void Sweeper::EndGroup(VisitPtr visit, const std::optional<TaskState>& callback,
   }
 }
 
-void Sweeper::AbandonAll(VisitPtr visit, std::vector<std::string> task_ids,
-                         std::string cause) {
+void Sweeper::AbandonAll(std::vector<std::string> task_ids, std::string cause,
+                         Done done) {
   std::vector<Step> steps;
   for (std::string& id : task_ids) {
     steps.push_back(Abandon{.task_id = std::move(id), .cause = cause});
   }
-  const bool mark = !visit->record.submitted;
-  continuation_->CarryOut(std::move(steps),
-                          [this, visit, mark](absl::Status status) {
-                            if (!status.ok() || !mark) {
-                              std::move(visit->done)(std::move(status));
-                              return;
-                            }
-                            MarkThenEnd(visit, RecordMark::kSubmitted);
-                          });
+  continuation_->CarryOut(std::move(steps), std::move(done));
+}
+
+// Its client does not come back: what was not sent never will be.
+void Sweeper::GiveUp(VisitPtr visit, std::string cause) {
+  AbandonAll(visit->record.task_ids, std::move(cause),
+             [this, visit](absl::Status status) {
+               if (status.ok()) {
+                 MarkThenEnd(visit, RecordMark::kSubmitted);
+               } else {
+                 std::move(visit->done)(std::move(status));
+               }
+             });
 }
 
 void Sweeper::MarkThenEnd(VisitPtr visit, RecordMark mark) {

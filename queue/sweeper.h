@@ -39,8 +39,9 @@ class Sweeper {
   void VisitGroup(VisitPtr visit);
   void EndGroup(VisitPtr visit, const std::optional<TaskState>& callback,
                 const std::vector<std::optional<TaskState>>& promised);
-  void AbandonAll(VisitPtr visit, std::vector<std::string> task_ids,
-                  std::string cause);
+  void AbandonAll(std::vector<std::string> task_ids, std::string cause,
+                  Done done);
+  void GiveUp(VisitPtr visit, std::string cause);
   void MarkThenEnd(VisitPtr visit, RecordMark mark);
   void Close(VisitPtr visit);
 

@@ -83,6 +83,9 @@ int AttemptOf(const Task& task);
 inline constexpr std::string_view kUnknownSinceHeader =
     "penstock-unknown-since";
 
+// Which dead task this one is a copy of: its id.
+inline constexpr std::string_view kRetryOfHeader = "penstock-retry-of";
+
 // How often such workers have passed it on.
 inline constexpr std::string_view kPassesHeader = "penstock-passes";
 
@@ -111,7 +114,17 @@ inline constexpr std::string_view kErrorTimeout = "timeout";
 inline constexpr std::string_view kErrorArguments = "arguments";
 inline constexpr std::string_view kErrorNotRegistered = "not_registered";
 inline constexpr std::string_view kErrorWornOut = "begun_too_often";
+inline constexpr std::string_view kErrorResultTooLarge = "result_too_large";
 inline constexpr std::string_view kErrorUnroutable = "unroutable";
+
+// How far the handler of a running task says that it has come.
+struct TaskProgress {
+  double fraction = 0;  // 0 to 1
+  std::string text;     // a line for people
+  absl::Time time;
+
+  bool operator==(const TaskProgress&) const = default;
+};
 
 // How a task stands: machinery's TaskState, and behind it what machinery has no
 // place for (the member "Penstock" of its JSON; unset when a Go worker wrote it).
@@ -132,6 +145,7 @@ struct TaskState {
   std::string worker;
   std::string group_id;
   std::string error_type;
+  std::optional<absl::Time> expiry;  // only with kPending: must have begun by then
   std::optional<absl::Time> start_time;
   std::optional<absl::Time> finish_time;
   // With kRetry: the attempt that comes next, when, and the counters it carries.
@@ -139,6 +153,7 @@ struct TaskState {
   std::optional<absl::Time> next_attempt_time;
   int64_t next_retry_count = 0;
   int64_t next_retry_timeout_s = 0;
+  std::optional<TaskProgress> progress;  // only with kStarted
 
   bool operator==(const TaskState&) const = default;
 };

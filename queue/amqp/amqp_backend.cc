@@ -26,6 +26,9 @@ using Contents = std::vector<QueueContent>;
 using States = std::vector<std::optional<TaskState>>;
 
 constexpr size_t kMostRunning = 100'000;
+constexpr absl::string_view kNoDeadLetters =
+    "dead letters lie in queues penstock.dead.<queue> and cannot be listed, "
+    "retried or deleted";
 
 absl::Status Unsupported(absl::string_view what) {
   return MakeError(
@@ -206,6 +209,12 @@ class AmqpBackend : public Backend {
           });
   }
 
+  // Each would be one more message in the state's queue.
+  void SetProgress(std::string, std::string, TaskProgress, absl::Duration,
+                   Callback<bool> done) override {
+    Refuse(std::move(done), "progress is not kept");
+  }
+
   void Continue(TaskState pending, absl::Duration, absl::Duration,
                 Callback<ContinueAnswer> done) override {
     const std::string id = pending.task_id;
@@ -265,6 +274,13 @@ class AmqpBackend : public Backend {
     Refuse(std::move(done), "a request_id can be remembered");
   }
   void EndRequest(std::string, std::string, RequestEnd, Done done) override {
+    Succeed(std::move(done));
+  }
+
+  void ClaimUnique(UniqueClaim, Callback<UniqueAnswer> done) override {
+    Refuse(std::move(done), "a unique_key can be held");
+  }
+  void ReleaseUnique(std::vector<UniqueClaim>, Done done) override {
     Succeed(std::move(done));
   }
 
@@ -346,6 +362,45 @@ class AmqpBackend : public Backend {
           std::move(done)(AsBackends(status));
         });
   }
+
+  void ListDead(std::string, int, std::optional<DeadPlace>,
+                Callback<std::vector<DeadTask>> done) override {
+    Refuse(std::move(done), kNoDeadLetters);
+  }
+  void GetDead(std::string, std::string,
+               Callback<std::optional<DeadTask>> done) override {
+    Refuse(std::move(done), kNoDeadLetters);
+  }
+  void RemoveDead(std::string, std::string, std::optional<absl::Time>,
+                  Callback<std::optional<DeadTask>> done) override {
+    Refuse(std::move(done), kNoDeadLetters);
+  }
+
+  void CreateSchedule(ScheduleRecord,
+                      Callback<ScheduleRecord> done) override {
+    Refuse(std::move(done), "schedules cannot be kept");
+  }
+  void GetSchedule(std::string,
+                   Callback<std::optional<ScheduleRecord>> done) override {
+    Refuse(std::move(done), "schedules cannot be kept");
+  }
+  void ListSchedules(std::string, int, bool,
+                     Callback<std::vector<ScheduleRecord>> done) override {
+    Refuse(std::move(done), "schedules cannot be kept");
+  }
+  void PauseSchedule(std::string, bool, absl::Time,
+                     Callback<std::optional<ScheduleRecord>> done) override {
+    Refuse(std::move(done), "schedules cannot be kept");
+  }
+  void DeleteSchedule(std::string,
+                      Callback<std::optional<ScheduleRecord>> done) override {
+    Refuse(std::move(done), "schedules cannot be kept");
+  }
+  void LeaseSchedules(int, absl::Duration, absl::Duration,
+                      Callback<LeasedSchedules> done) override {
+    Refuse(std::move(done), "schedules cannot be kept");
+  }
+  void EndTick(ScheduleTick, Done done) override { Succeed(std::move(done)); }
 
   void SubscribeHints(
       absl::AnyInvocable<void(std::string_view)> on_hint) override {

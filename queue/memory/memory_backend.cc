@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 
@@ -61,6 +62,11 @@ struct Submit {
   std::string payload_hash;
   std::string nonce;
 };
+struct UniqueHold {
+  std::string task_id;
+  absl::Time since;
+};
+
 struct Request {
   std::string payload_hash;
   std::string nonce;
@@ -79,6 +85,17 @@ struct Delayed {
   DelayedTask task;
   int64_t score;
 };
+
+struct Scheduled {
+  ScheduleRecord record;
+  absl::Time due;  // the next tick, or the end of a lease
+  std::optional<absl::Time> begun;
+};
+
+ScheduleRecord WithoutCall(ScheduleRecord record) {
+  record.call.clear();
+  return record;
+}
 
 std::string RecordKey(WorkflowRecord::Kind kind, const std::string& id) {
   return absl::StrCat(kind == WorkflowRecord::kGroup ? "g:" : "c:", id);
@@ -140,6 +157,24 @@ class MemoryBackend : public Backend, public MemoryKeys {
       answer = FinishOne(std::move(request));
     }
     Complete(std::move(done), std::move(answer));
+  }
+
+  void SetProgress(std::string task_id, std::string run, TaskProgress progress,
+                   absl::Duration ttl, Callback<bool> done) override {
+    bool written = false;
+    {
+      absl::MutexLock lock(&mu_);
+      TaskState* state = states_.Find(task_id, Now());
+      written = state != nullptr && state->status == Status::kStarted &&
+                state->run == run;
+      if (written) {
+        TaskState with_progress = *state;
+        with_progress.progress = std::move(progress);
+        Write(std::move(with_progress), ttl);
+        Hint(task_id);
+      }
+    }
+    Complete(std::move(done), written);
   }
 
   void Continue(TaskState pending, absl::Duration ttl, absl::Duration final_ttl,
@@ -235,6 +270,39 @@ class MemoryBackend : public Backend, public MemoryKeys {
         } else {
           stands->accepted = end == RequestEnd::kAccepted;
           stands->leased_until = Now();
+        }
+      }
+    }
+    CompleteDone(std::move(done));
+  }
+
+  void ClaimUnique(UniqueClaim claim, Callback<UniqueAnswer> done) override {
+    UniqueAnswer answer{.holder = claim.task_id};
+    {
+      absl::MutexLock lock(&mu_);
+      Tick();
+      const UniqueHold* stands = unique_.Find(claim.key, Now());
+      if (stands != nullptr && stands->task_id == claim.task_id) {
+        answer.kind = UniqueAnswer::kStands;
+      } else if (stands != nullptr && stands->task_id != claim.ended_holder) {
+        answer = {.kind = UniqueAnswer::kHeld,
+                  .holder = stands->task_id,
+                  .age = Now() - stands->since};
+      } else {
+        unique_.Put(claim.key, {.task_id = claim.task_id, .since = Now()},
+                    Now() + claim.ttl);
+      }
+    }
+    Complete(std::move(done), std::move(answer));
+  }
+
+  void ReleaseUnique(std::vector<UniqueClaim> claims, Done done) override {
+    {
+      absl::MutexLock lock(&mu_);
+      for (const UniqueClaim& claim : claims) {
+        const UniqueHold* stands = unique_.Find(claim.key, Now());
+        if (stands != nullptr && stands->task_id == claim.task_id) {
+          unique_.Erase(claim.key);
         }
       }
     }
@@ -493,6 +561,177 @@ class MemoryBackend : public Backend, public MemoryKeys {
     CompleteDone(std::move(done));
   }
 
+  void ListDead(std::string queue, int limit, std::optional<DeadPlace> after,
+                Callback<std::vector<DeadTask>> done) override {
+    std::vector<DeadTask> tasks;
+    {
+      absl::MutexLock lock(&mu_);
+      const std::string prefix = absl::StrCat(queue, "\n");
+      for (auto it = dead_.lower_bound(prefix);
+           it != dead_.end() && absl::StartsWith(it->first, prefix); ++it) {
+        tasks.push_back(it->second);
+        tasks.back().body.clear();
+      }
+    }
+    const auto place = [](const DeadTask& task) {
+      return std::make_pair(absl::ToUnixMillis(task.time), task.task_id);
+    };
+    if (after.has_value()) {
+      const auto last =
+          std::make_pair(absl::ToUnixMillis(after->time), after->task_id);
+      std::erase_if(tasks,
+                    [&](const DeadTask& task) { return place(task) >= last; });
+    }
+    std::sort(tasks.begin(), tasks.end(), [&](const auto& a, const auto& b) {
+      return place(a) > place(b);
+    });
+    tasks.resize(std::min<size_t>(tasks.size(), std::max(limit, 1)));
+    Complete(std::move(done), std::move(tasks));
+  }
+
+  void GetDead(std::string queue, std::string task_id,
+               Callback<std::optional<DeadTask>> done) override {
+    std::optional<DeadTask> found;
+    {
+      absl::MutexLock lock(&mu_);
+      auto it = dead_.find(absl::StrCat(queue, "\n", task_id));
+      if (it != dead_.end()) found = it->second;
+    }
+    Complete(std::move(done), std::move(found));
+  }
+
+  void RemoveDead(std::string queue, std::string task_id,
+                  std::optional<absl::Time> time,
+                  Callback<std::optional<DeadTask>> done) override {
+    std::optional<DeadTask> found;
+    {
+      absl::MutexLock lock(&mu_);
+      auto it = dead_.find(absl::StrCat(queue, "\n", task_id));
+      if (it != dead_.end() &&
+          (!time.has_value() || absl::ToUnixMillis(*time) ==
+                                    absl::ToUnixMillis(it->second.time))) {
+        found = std::move(it->second);
+        found->body.clear();
+        dead_.erase(it);
+      }
+    }
+    Complete(std::move(done), std::move(found));
+  }
+
+  void CreateSchedule(ScheduleRecord record,
+                      Callback<ScheduleRecord> done) override {
+    ScheduleRecord stands;
+    {
+      absl::MutexLock lock(&mu_);
+      std::string name = record.name;
+      const absl::Time due = record.next_tick;
+      auto [it, is_new] = schedules_.try_emplace(
+          std::move(name), Scheduled{.record = std::move(record), .due = due});
+      stands = WithoutCall(it->second.record);
+    }
+    Complete(std::move(done), std::move(stands));
+  }
+
+  void GetSchedule(std::string name,
+                   Callback<std::optional<ScheduleRecord>> done) override {
+    std::optional<ScheduleRecord> found;
+    {
+      absl::MutexLock lock(&mu_);
+      auto it = schedules_.find(name);
+      if (it != schedules_.end()) found = it->second.record;
+    }
+    Complete(std::move(done), std::move(found));
+  }
+
+  void ListSchedules(std::string after, int limit, bool with_call,
+                     Callback<std::vector<ScheduleRecord>> done) override {
+    std::vector<ScheduleRecord> found;
+    {
+      absl::MutexLock lock(&mu_);
+      for (auto it = schedules_.upper_bound(after);
+           it != schedules_.end() && static_cast<int>(found.size()) < limit;
+           ++it) {
+        const ScheduleRecord& record = it->second.record;
+        found.push_back(with_call ? record : WithoutCall(record));
+      }
+    }
+    Complete(std::move(done), std::move(found));
+  }
+
+  void PauseSchedule(std::string name, bool paused, absl::Time next_tick,
+                     Callback<std::optional<ScheduleRecord>> done) override {
+    std::optional<ScheduleRecord> found;
+    {
+      absl::MutexLock lock(&mu_);
+      auto it = schedules_.find(name);
+      if (it != schedules_.end()) {
+        ScheduleRecord& record = it->second.record;
+        if (!paused && record.paused) {
+          record.next_tick = next_tick;
+          it->second.due = next_tick;
+        }
+        record.paused = paused;
+        found = WithoutCall(record);
+      }
+    }
+    Complete(std::move(done), std::move(found));
+  }
+
+  void DeleteSchedule(std::string name,
+                      Callback<std::optional<ScheduleRecord>> done) override {
+    std::optional<ScheduleRecord> found;
+    {
+      absl::MutexLock lock(&mu_);
+      auto it = schedules_.find(name);
+      if (it != schedules_.end()) {
+        found = WithoutCall(std::move(it->second.record));
+        schedules_.erase(it);
+      }
+    }
+    Complete(std::move(done), std::move(found));
+  }
+
+  void LeaseSchedules(int limit, absl::Duration lease, absl::Duration grace,
+                      Callback<LeasedSchedules> done) override {
+    LeasedSchedules leased{.now = Now()};
+    {
+      absl::MutexLock lock(&mu_);
+      for (auto& [name, scheduled] : schedules_) {
+        ScheduleRecord& record = scheduled.record;
+        if (record.paused) continue;
+        if (scheduled.due <= leased.now &&
+            static_cast<int>(leased.due.size()) < limit) {
+          const bool run = record.run_missed ||
+                           scheduled.begun == record.next_tick ||
+                           record.next_tick >= leased.now - grace;
+          if (run) scheduled.begun = record.next_tick;
+          scheduled.due = leased.now + lease;
+          leased.due.push_back({.record = record, .run = run});
+        }
+        leased.next_due =
+            std::min(leased.next_due.value_or(scheduled.due), scheduled.due);
+      }
+    }
+    Complete(std::move(done), std::move(leased));
+  }
+
+  void EndTick(ScheduleTick tick, Done done) override {
+    {
+      absl::MutexLock lock(&mu_);
+      auto it = schedules_.find(tick.name);
+      if (it != schedules_.end() && it->second.record.nonce == tick.nonce &&
+          it->second.record.next_tick == tick.tick) {
+        ScheduleRecord& record = it->second.record;
+        record.next_tick = tick.next_tick;
+        record.last_error = std::move(tick.last_error);
+        if (!tick.skipped) record.last_tick = tick.tick;
+        if (tick.run.has_value()) record.last_run = std::move(tick.run);
+        it->second.due = tick.visit;
+      }
+    }
+    CompleteDone(std::move(done));
+  }
+
   void SubscribeHints(
       absl::AnyInvocable<void(std::string_view)> on_hint) override {
     absl::MutexLock lock(&mu_);
@@ -568,6 +807,7 @@ class MemoryBackend : public Backend, public MemoryKeys {
     records_.DropExpired(Now());
     metas_.DropExpired(Now());
     requests_.DropExpired(Now());
+    unique_.DropExpired(Now());
   }
 
   // The state of `id`, after a mark over one that is not final has been turned
@@ -779,10 +1019,13 @@ class MemoryBackend : public Backend, public MemoryKeys {
   ExpiringMap<Record> records_ ABSL_GUARDED_BY(mu_);
   ExpiringMap<GroupMeta> metas_ ABSL_GUARDED_BY(mu_);
   ExpiringMap<Request> requests_ ABSL_GUARDED_BY(mu_);
+  ExpiringMap<UniqueHold> unique_ ABSL_GUARDED_BY(mu_);  // by key
   std::map<std::string, Entry> open_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, Delayed> delayed_ ABSL_GUARDED_BY(mu_);
   std::set<std::pair<int64_t, std::string>> due_order_ ABSL_GUARDED_BY(mu_);
+  // By queue, newline, id.
   std::map<std::string, DeadTask> dead_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, Scheduled> schedules_ ABSL_GUARDED_BY(mu_);
   absl::Time chord_lock_ends_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   absl::Time next_sweep_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   std::shared_ptr<OnHint> on_hint_ ABSL_GUARDED_BY(mu_);

@@ -12,7 +12,9 @@
 #include "queue/errors.h"
 #include "queue/json.h"
 #include "queue/redis/connection.h"
+#include "queue/redis/schedules.h"
 #include "queue/redis/scripts.h"
+#include "queue/wire/fields.h"
 #include "queue/wire/state_json.h"
 
 namespace penstock {
@@ -62,6 +64,10 @@ absl::StatusOr<absl::Time> ParseMillis(const std::string& text) {
 
 std::string RequestKey(const std::string& id) {
   return absl::StrCat("penstock:request:{", id, "}");
+}
+
+std::string UniqueKey(const std::string& key) {
+  return absl::StrCat("penstock:unique:{", key, "}");
 }
 
 Words TaskKeys(const std::string& id) {
@@ -181,6 +187,49 @@ std::string DeadText(const DeadTask& task) {
                       ",\"Reason\":", JsonString(task.reason),
                       ",\"Attempts\":", task.attempts, ",\"Time\":\"",
                       FormatTime({.time = task.time}), "\"}\n", task.body);
+}
+
+// `text` of DeadText, or only its first line.
+absl::StatusOr<DeadTask> ParseDead(const std::string& id,
+                                   const std::string& text) {
+  static constexpr std::string_view kNames[] = {"TaskUUID", "Name",     "Queue",
+                                                "Reason",   "Attempts", "Time"};
+  DeadTask task{.task_id = id};
+  if (text.empty()) return task;
+  const size_t line = std::min(text.find('\n'), text.size());
+  if (line < text.size()) task.body = text.substr(line + 1);
+  FieldReader in(std::string_view(text).substr(0, line));
+  std::string key;
+  if (in.EnterObject("dead letter")) {
+    for (size_t next = 0; in.ok() && in.json().NextMember(&key); ++next) {
+      next = FieldReader::Find(kNames, key, next);
+      switch (next) {
+        case 0:
+          in.Read(kNames[next], &task.task_id);
+          break;
+        case 1:
+          in.Read(kNames[next], &task.name);
+          break;
+        case 2:
+          in.Read(kNames[next], &task.queue);
+          break;
+        case 3:
+          in.Read(kNames[next], &task.reason);
+          break;
+        case 4:
+          in.Read(kNames[next], &task.attempts);
+          break;
+        case 5:
+          in.Read(kNames[next], &task.time);
+          break;
+        default:
+          in.json().Skip();
+      }
+    }
+  }
+  if (in.ok()) return task;
+  return Internal(absl::StrCat("the dead letter ", id, " cannot be decoded: ",
+                               in.status().message()));
 }
 
 absl::StatusOr<WorkflowRecord> ParseRecord(WorkflowRecord::Kind kind,
@@ -333,6 +382,7 @@ class RedisBackend : public Backend {
                Environment* environment)
       : address_(std::move(address)),
         delayed_keys_(DelayedKeys(exchange)),
+        schedule_keys_(ScheduleKeys(exchange)),
         environment_(environment),
         operations_({.address = address_, .name = "redis"}, environment),
         reads_({.address = address_, .name = "redis-read"}, environment) {}
@@ -427,6 +477,13 @@ class RedisBackend : public Backend {
         }));
   }
 
+  void SetProgress(std::string task_id, std::string run, TaskProgress progress,
+                   absl::Duration ttl, Callback<bool> done) override {
+    Run(Scripts().set_progress, TaskKeys(task_id),
+        {std::move(run), EncodeProgress(progress), Seconds(ttl)},
+        Reading(std::move(done), IsOne));
+  }
+
   void Continue(TaskState pending, absl::Duration ttl, absl::Duration final_ttl,
                 Callback<ContinueAnswer> done) override {
     Run(Scripts().continue_task, TaskKeys(pending.task_id),
@@ -507,6 +564,45 @@ class RedisBackend : public Backend {
                                                      : "open";
     Run(Scripts().end_request, {RequestKey(request_id)},
         {std::move(nonce), word}, Ignoring(std::move(done)));
+  }
+
+  void ClaimUnique(UniqueClaim claim, Callback<UniqueAnswer> done) override {
+    Run(Scripts().claim_unique, {UniqueKey(claim.key)},
+        {std::move(claim.task_id), std::move(claim.ended_holder),
+         absl::StrCat(absl::ToInt64Milliseconds(claim.ttl))},
+        Reading(std::move(done),
+                [](const RedisReply& reply) -> absl::StatusOr<UniqueAnswer> {
+                  if (reply.elements.size() != 3) return Unexpected("its size");
+                  const std::string& word = reply.elements[0].text;
+                  auto age = ParseInteger(reply.elements[2].text);
+                  if (!age.ok()) return age.status();
+                  UniqueAnswer answer{.holder = reply.elements[1].text,
+                                      .age = absl::Milliseconds(*age)};
+                  if (word == "taken") {
+                    answer.kind = UniqueAnswer::kTaken;
+                  } else if (word == "stands") {
+                    answer.kind = UniqueAnswer::kStands;
+                  } else if (word == "held") {
+                    answer.kind = UniqueAnswer::kHeld;
+                  } else {
+                    return Unexpected(word);
+                  }
+                  return answer;
+                }));
+  }
+
+  void ReleaseUnique(std::vector<UniqueClaim> claims, Done done) override {
+    std::vector<RedisCommand> commands;
+    for (UniqueClaim& claim : claims) {
+      commands.push_back(ScriptCommand(Scripts().release_unique,
+                                       {UniqueKey(claim.key)},
+                                       {std::move(claim.task_id)}, nullptr));
+    }
+    SendAll(operations_, std::move(commands),
+            [done = std::move(done)](
+                absl::StatusOr<std::vector<RedisReply>> replies) mutable {
+              std::move(done)(replies.status());
+            });
   }
 
   void GetStates(
@@ -714,6 +810,101 @@ class RedisBackend : public Backend {
         Ignoring(std::move(done)));
   }
 
+  void ListDead(std::string queue, int limit, std::optional<DeadPlace> after,
+                Callback<std::vector<DeadTask>> done) override {
+    Words args = {absl::StrCat(std::max(limit, 1)), "", ""};
+    if (after.has_value()) {
+      args[1] = Millis(after->time);
+      args[2] = std::move(after->task_id);
+    }
+    Run(Scripts().list_dead, DeadKeys(queue), std::move(args),
+        Reading(std::move(done),
+                [](const RedisReply& reply)
+                    -> absl::StatusOr<std::vector<DeadTask>> {
+                  const std::vector<RedisReply>& elements = reply.elements;
+                  std::vector<DeadTask> tasks;
+                  for (size_t i = 0; i + 1 < elements.size(); i += 2) {
+                    auto task = ParseDead(elements[i].text, elements[i + 1].text);
+                    if (!task.ok()) return task.status();
+                    tasks.push_back(*std::move(task));
+                  }
+                  return tasks;
+                }));
+  }
+
+  void GetDead(std::string queue, std::string task_id,
+               Callback<std::optional<DeadTask>> done) override {
+    operations_.Send(
+        {.words = {"HGET", DeadKeys(queue)[1], task_id},
+         .done = Reading(std::move(done),
+                         [task_id](const RedisReply& reply) {
+                           return ReadDead(task_id, reply);
+                         })});
+  }
+
+  void RemoveDead(std::string queue, std::string task_id,
+                  std::optional<absl::Time> time,
+                  Callback<std::optional<DeadTask>> done) override {
+    Run(Scripts().remove_dead, DeadKeys(queue),
+        {task_id, time.has_value() ? Millis(*time) : ""},
+        Reading(std::move(done), [task_id](const RedisReply& reply) {
+          return ReadDead(task_id, reply);
+        }));
+  }
+
+  void CreateSchedule(ScheduleRecord record,
+                      Callback<ScheduleRecord> done) override {
+    Run(ScriptsOfSchedules().create, schedule_keys_, CreateWords(record),
+        Reading(std::move(done),
+                [](const RedisReply& reply) -> absl::StatusOr<ScheduleRecord> {
+                  auto stands = ParseSchedule(reply);
+                  if (!stands.ok()) return stands.status();
+                  if (!stands->has_value()) return Unexpected("no schedule");
+                  return **std::move(stands);
+                }));
+  }
+
+  void GetSchedule(std::string name,
+                   Callback<std::optional<ScheduleRecord>> done) override {
+    Run(ScriptsOfSchedules().get, schedule_keys_, {std::move(name)},
+        Reading(std::move(done), ParseSchedule));
+  }
+
+  void ListSchedules(std::string after, int limit, bool with_call,
+                     Callback<std::vector<ScheduleRecord>> done) override {
+    Run(ScriptsOfSchedules().list, schedule_keys_,
+        {std::move(after), absl::StrCat(std::max(limit, 1)),
+         with_call ? "1" : "0"},
+        Reading(std::move(done), ParseSchedules));
+  }
+
+  void PauseSchedule(std::string name, bool paused, absl::Time next_tick,
+                     Callback<std::optional<ScheduleRecord>> done) override {
+    Run(ScriptsOfSchedules().pause, schedule_keys_,
+        {std::move(name), paused ? "1" : "0", Millis(next_tick)},
+        Reading(std::move(done), ParseSchedule));
+  }
+
+  void DeleteSchedule(std::string name,
+                      Callback<std::optional<ScheduleRecord>> done) override {
+    Run(ScriptsOfSchedules().remove, schedule_keys_, {std::move(name)},
+        Reading(std::move(done), ParseSchedule));
+  }
+
+  void LeaseSchedules(int limit, absl::Duration lease, absl::Duration grace,
+                      Callback<LeasedSchedules> done) override {
+    Run(ScriptsOfSchedules().lease, schedule_keys_,
+        {absl::StrCat(std::max(limit, 1)),
+         absl::StrCat(absl::ToInt64Milliseconds(lease)),
+         absl::StrCat(absl::ToInt64Milliseconds(grace))},
+        Reading(std::move(done), ParseLeasedSchedules));
+  }
+
+  void EndTick(ScheduleTick tick, Done done) override {
+    Run(ScriptsOfSchedules().end_tick, schedule_keys_, EndTickWords(tick),
+        Ignoring(std::move(done)));
+  }
+
   void SubscribeHints(
       absl::AnyInvocable<void(std::string_view)> on_hint) override {
     hints_ = std::make_unique<RedisConnection>(
@@ -731,6 +922,14 @@ class RedisBackend : public Backend {
   }
 
  private:
+  static absl::StatusOr<std::optional<DeadTask>> ReadDead(
+      const std::string& id, const RedisReply& reply) {
+    if (reply.text.empty()) return std::nullopt;
+    absl::StatusOr<DeadTask> task = ParseDead(id, reply.text);
+    if (!task.ok()) return task.status();
+    return *std::move(task);
+  }
+
   static absl::StatusOr<bool> IsOne(const RedisReply& reply) {
     return reply.integer == 1;
   }
@@ -854,6 +1053,7 @@ class RedisBackend : public Backend {
   // Constant after construction.
   const RedisAddress address_;
   const Words delayed_keys_;
+  const Words schedule_keys_;
   Environment* const environment_;
 
   // Synchronise themselves.

@@ -8,6 +8,7 @@
 //   nonce penstock:group:{<id>}             the record of a group, hash
 //   penstock:chain:{<id>}             the record of a chain, hash
 //   penstock:request:{<id>}           a client's call under a request_id, hash
+//   penstock:schedules:{<exchange>}   schedules: names, :due times, :of:<name>
 //   penstock:open                     open groups and chains by next visit;
 //   {penstock:open}:since             when each was opened, and by whom
 //   penstock:delayed:{<exchange>}     tasks that wait, by due time in ms;

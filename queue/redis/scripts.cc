@@ -180,6 +180,17 @@ hint()
 return {'written', ''}
 )lua";
 
+// ARGV: run, the progress as JSON, ttl. It stands last of all.
+constexpr std::string_view kSetProgress = R"lua(
+local text = redis.call('GET', KEYS[1])
+if state_of(text) ~= 'STARTED' or run_of(text) ~= ARGV[1] then return 0 end
+local ours_at = string.find(text, ',"Penstock":{', 1, true)
+local at = string.find(text, ',"Progress":{', ours_at, true) or #text - 1
+write(string.sub(text, 1, at - 1) .. ',"Progress":' .. ARGV[2] .. '}}', ARGV[3])
+hint()
+return 1
+)lua";
+
 // ARGV: the state, ttl, final_ttl.
 constexpr std::string_view kContinue = R"lua(
 local text = standing(ARGV[3])
@@ -278,6 +289,29 @@ elseif ARGV[2] == 'accepted' then
   redis.call('HSET', KEYS[1], 'accepted', '1')
 else
   redis.call('HSET', KEYS[1], 'leased_until_ms', '0')
+end
+return 1
+)lua";
+
+// KEYS: the unique key. ARGV: the task, a holder that has ended, ttl ms.
+constexpr std::string_view kClaimUnique = R"lua(
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+local stands = redis.call('HMGET', KEYS[1], 'task', 'since_ms')
+if stands[1] == ARGV[1] then return {'stands', stands[1], '0'} end
+if stands[1] and stands[1] ~= ARGV[2] then
+  return {'held', stands[1], string.format('%.0f', now - tonumber(stands[2]))}
+end
+redis.call('HSET', KEYS[1], 'task', ARGV[1], 'since_ms',
+           string.format('%.0f', now))
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return {'taken', ARGV[1], '0'}
+)lua";
+
+// KEYS: the unique key. ARGV: the task.
+constexpr std::string_view kReleaseUnique = R"lua(
+if redis.call('HGET', KEYS[1], 'task') == ARGV[1] then
+  redis.call('DEL', KEYS[1])
 end
 return 1
 )lua";
@@ -485,6 +519,41 @@ redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
 return 1
 )lua";
 
+// KEYS: the same. ARGV: limit, then the time and id of the place to begin after
+// (empty: at the newest). What lies there may be gone: a mark says where it was.
+constexpr std::string_view kListDead = R"lua(
+local from = 0
+if ARGV[3] ~= '' then
+  local added = redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[3])
+  local score = redis.call('ZSCORE', KEYS[1], ARGV[3])
+  if tonumber(score) == tonumber(ARGV[2]) then
+    from = redis.call('ZREVRANK', KEYS[1], ARGV[3]) + 1 - added
+  else
+    from = redis.call('ZCOUNT', KEYS[1], '(' .. ARGV[2], '+inf')
+  end
+  if added == 1 then redis.call('ZREM', KEYS[1], ARGV[3]) end
+end
+local answer = {}
+for _, id in ipairs(redis.call('ZREVRANGE', KEYS[1], from,
+                               from + tonumber(ARGV[1]) - 1)) do
+  local text = redis.call('HGET', KEYS[2], id)
+  answer[#answer + 1] = id
+  answer[#answer + 1] = text and string.match(text, '^[^\n]*') or ''
+end
+return answer
+)lua";
+
+// KEYS: the same. ARGV: id, time (empty: any).
+constexpr std::string_view kRemoveDead = R"lua(
+local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not score then return '' end
+if ARGV[2] ~= '' and tonumber(score) ~= tonumber(ARGV[2]) then return '' end
+local text = redis.call('HGET', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[2], ARGV[1])
+return text and string.match(text, '^[^\n]*') or ''
+)lua";
+
 }  // namespace
 
 RedisScript MakeRedisScript(std::string_view shared, std::string_view body) {
@@ -504,12 +573,15 @@ const RedisScripts& Scripts() {
       .take_back = MakeRedisScript(kTask, kTakeBack),
       .begin = MakeRedisScript(kTask, kBegin),
       .finish = MakeRedisScript(kTask, kFinish),
+      .set_progress = MakeRedisScript(kTask, kSetProgress),
       .continue_task = MakeRedisScript(kTask, kContinue),
       .abandon = MakeRedisScript(kTask, kAbandon),
       .cancel = MakeRedisScript(kTask, kCancel),
       .refresh = MakeRedisScript(kTask, kRefresh),
       .claim_request = MakeRedisScript("", kClaimRequest),
       .end_request = MakeRedisScript("", kEndRequest),
+      .claim_unique = MakeRedisScript("", kClaimUnique),
+      .release_unique = MakeRedisScript("", kReleaseUnique),
       .open_record = MakeRedisScript("", kOpenRecord),
       .create_record = MakeRedisScript(kRecord, kCreateRecord),
       .get_record = MakeRedisScript(kRecord, kGetRecord),
@@ -524,6 +596,8 @@ const RedisScripts& Scripts() {
       .get_delayed = MakeRedisScript("", kGetDelayed),
       .remove_leased = MakeRedisScript("", kRemoveLeased),
       .lay_dead = MakeRedisScript("", kLayDead),
+      .list_dead = MakeRedisScript("", kListDead),
+      .remove_dead = MakeRedisScript("", kRemoveDead),
   };
   return *scripts;
 }

@@ -26,12 +26,15 @@ struct RedisScripts {
   RedisScript take_back;
   RedisScript begin;
   RedisScript finish;
+  RedisScript set_progress;
   RedisScript continue_task;
   RedisScript abandon;
   RedisScript cancel;
   RedisScript refresh;
   RedisScript claim_request;
   RedisScript end_request;
+  RedisScript claim_unique;
+  RedisScript release_unique;
   RedisScript open_record;
   RedisScript create_record;
   RedisScript get_record;
@@ -46,6 +49,8 @@ struct RedisScripts {
   RedisScript get_delayed;
   RedisScript remove_leased;
   RedisScript lay_dead;
+  RedisScript list_dead;
+  RedisScript remove_dead;
 };
 
 const RedisScripts& Scripts();

@@ -1,6 +1,6 @@
 // Task states and group records, written by appending. The scripts of
 // queue/redis/ match the texts "State":", "CreatedAt":", "TaskName":,
-// "Attempt":, "Run":", "Begins": and "NextAttempt": in what is written here, so
+// "Attempt":, "Run":", "Begins":, "NextAttempt": and "Progress": here, so
 // members have exactly these spellings and no white space.
 
 #include "queue/wire/state_json.h"
@@ -66,10 +66,11 @@ void AppendResults(const TaskState& state, std::string* out) {
 bool HasOurs(const TaskState& state) {
   return state.attempt != 0 || !state.run.empty() || state.begins != 0 ||
          !state.worker.empty() || !state.group_id.empty() ||
-         !state.error_type.empty() || state.start_time.has_value() ||
+         !state.error_type.empty() || state.expiry.has_value() ||
+         state.start_time.has_value() ||
          state.finish_time.has_value() || state.next_attempt != 0 ||
          state.next_attempt_time.has_value() || state.next_retry_count != 0 ||
-         state.next_retry_timeout_s != 0;
+         state.next_retry_timeout_s != 0 || state.progress.has_value();
 }
 
 // What is set, in a fixed order.
@@ -81,6 +82,7 @@ void AppendOurs(const TaskState& state, std::string* out) {
   if (!state.worker.empty()) members.String("Worker", state.worker);
   if (!state.group_id.empty()) members.String("Group", state.group_id);
   if (!state.error_type.empty()) members.String("ErrorType", state.error_type);
+  if (state.expiry) members.Time("Expires", *state.expiry);
   if (state.start_time) members.Time("Started", *state.start_time);
   if (state.finish_time) members.Time("Finished", *state.finish_time);
   const bool has_next = state.next_attempt != 0;
@@ -92,6 +94,10 @@ void AppendOurs(const TaskState& state, std::string* out) {
   }
   if (has_next || state.next_retry_timeout_s != 0) {
     members.Int("NextRetryTimeout", state.next_retry_timeout_s);
+  }
+  if (state.progress) {
+    members.Name("Progress");
+    out->append(EncodeProgress(*state.progress));
   }
   members.End();
 }
@@ -163,11 +169,27 @@ void ReadStatus(FieldReader& in, TaskState* state) {
       state->status == Status::kUnknown ? std::move(name) : std::string();
 }
 
+void ReadProgress(FieldReader& in, TaskState* state) {
+  static constexpr std::string_view kNames[] = {"Fraction", "Text", "Time"};
+  TaskProgress& progress = state->progress.emplace();
+  ReadMembers(in, "Progress", kNames, [&](size_t field) {
+    switch (field) {
+      case 0:
+        return in.Read("Fraction", &progress.fraction);
+      case 1:
+        return in.Read("Text", &progress.text);
+      case 2:
+        return in.Read("Time", &progress.time);
+    }
+  });
+}
+
 void ReadOurs(FieldReader& in, TaskState* state) {
   static constexpr std::string_view kNames[] = {
       "Attempt",     "Run",       "Begins",         "Worker",
       "Group",       "ErrorType", "Started",        "Finished",
-      "NextAttempt", "NextAt",    "NextRetryCount", "NextRetryTimeout"};
+      "NextAttempt", "NextAt",    "NextRetryCount", "NextRetryTimeout",
+      "Expires",     "Progress"};
   ReadMembers(in, "Penstock", kNames, [&](size_t field) {
     const std::string_view name = kNames[field];
     switch (field) {
@@ -195,6 +217,10 @@ void ReadOurs(FieldReader& in, TaskState* state) {
         return in.Read(name, &state->next_retry_count);
       case 11:
         return in.Read(name, &state->next_retry_timeout_s);
+      case 12:
+        return in.Read(name, &state->expiry);
+      case 13:
+        return ReadProgress(in, state);
     }
   });
 }
@@ -266,6 +292,17 @@ std::string EncodeState(const TaskState& state) {
     members.Name("Penstock");
     AppendOurs(state, &out);
   }
+  members.End();
+  return out;
+}
+
+std::string EncodeProgress(const TaskProgress& progress) {
+  std::string out;
+  Members members(&out);
+  members.Name("Fraction");
+  AppendJsonDouble(progress.fraction, &out);
+  members.String("Text", progress.text);
+  members.Time("Time", progress.time);
   members.End();
   return out;
 }

@@ -48,6 +48,12 @@ absl::StatusOr<PeriodicEntry> MakePeriodicEntry(std::string_view spec,
     if (absl::Status status = CheckTask(name, task); !status.ok())
       return status;
   }
+  for (size_t i = 0;
+       call.kind == PeriodicCall::kChain && i + 1 < call.tasks.size(); ++i) {
+    if (!call.tasks[i].on_success.empty()) {
+      return Wrong(name, "only the last link of a chain may have on_success");
+    }
+  }
   if (call.callback.has_value()) {
     absl::Status status = CheckTask(name, *call.callback);
     if (!status.ok()) return status;

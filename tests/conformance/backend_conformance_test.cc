@@ -196,6 +196,16 @@ class BackendTest : public ::testing::TestWithParam<const char*> {
     return answer.value_or(FinishAnswer{FinishAnswer::kStale, {}});
   }
 
+  bool SetProgress(const std::string& id, std::string run,
+                   TaskProgress progress, absl::Duration ttl = kTtl) {
+    auto answer = Await<bool>([&](auto done) {
+      backend_->SetProgress(id, std::move(run), std::move(progress), ttl,
+                            std::move(done));
+    });
+    EXPECT_TRUE(answer.ok()) << answer.status();
+    return answer.value_or(false);
+  }
+
   ContinueAnswer Continue(const std::string& id) {
     auto answer = Await<ContinueAnswer>([&](auto done) {
       backend_->Continue(State(id, Status::kPending), kTtl, kFinalTtl,
@@ -357,6 +367,57 @@ class BackendTest : public ::testing::TestWithParam<const char*> {
     return *std::move(entries);
   }
 
+  // ---- schedules
+
+  ScheduleRecord Scheduled(const std::string& name) {
+    return {.name = name,
+            .nonce = "nonce",
+            .payload_hash = "hash",
+            .cron_spec = "0 3 * * *",
+            .call = std::string("bytes\0\n\xff", 8),
+            .create_time = Ms(1'700'000'000'456),
+            .next_tick = Ms(4'000'000'000'000)};
+  }
+
+  ScheduleRecord CreateSchedule(ScheduleRecord record) {
+    auto stands = Await<ScheduleRecord>([&](auto done) {
+      backend_->CreateSchedule(std::move(record), std::move(done));
+    });
+    EXPECT_TRUE(stands.ok()) << stands.status();
+    return stands.value_or(ScheduleRecord{});
+  }
+
+  std::optional<ScheduleRecord> GetSchedule(const std::string& name) {
+    auto found = Await<std::optional<ScheduleRecord>>(
+        [&](auto done) { backend_->GetSchedule(name, std::move(done)); });
+    EXPECT_TRUE(found.ok()) << found.status();
+    return found.value_or(std::nullopt);
+  }
+
+  std::optional<ScheduleRecord> DeleteSchedule(const std::string& name) {
+    auto found = Await<std::optional<ScheduleRecord>>(
+        [&](auto done) { backend_->DeleteSchedule(name, std::move(done)); });
+    EXPECT_TRUE(found.ok()) << found.status();
+    return found.value_or(std::nullopt);
+  }
+
+  LeasedSchedules LeaseSchedules(
+      absl::Duration lease = absl::Hours(10),
+      absl::Duration grace = absl::Hours(24 * 365 * 100)) {
+    auto leased = Await<LeasedSchedules>([&](auto done) {
+      backend_->LeaseSchedules(20, lease, grace, std::move(done));
+    });
+    EXPECT_TRUE(leased.ok()) << leased.status();
+    return leased.value_or(LeasedSchedules{});
+  }
+
+  void EndTick(ScheduleTick tick) {
+    const absl::Status status = AwaitDone([&](auto done) {
+      backend_->EndTick(std::move(tick), std::move(done));
+    });
+    EXPECT_TRUE(status.ok()) << status;
+  }
+
   // ---- delayed tasks
 
   DelayedTask Delayed(const std::string& id, absl::Time due, int attempt = 1) {
@@ -388,6 +449,59 @@ class BackendTest : public ::testing::TestWithParam<const char*> {
       backend_->RemoveLeased(std::move(leased), std::move(done));
     });
     EXPECT_TRUE(status.ok()) << status;
+  }
+
+  // ---- dead letters
+
+  DeadTask Dead(const std::string& id, absl::Time time) {
+    return {.task_id = id,
+            .name = "add",
+            .queue = Id("queue"),
+            .reason = "begun \"too often\"\n",
+            .body = std::string("\xff\0{\n", 4),
+            .time = time,
+            .attempts = 10};
+  }
+
+  void LayDead(const DeadTask& task) {
+    const absl::Status status =
+        AwaitDone([&](auto done) { backend_->LayDead(task, std::move(done)); });
+    EXPECT_TRUE(status.ok()) << status;
+  }
+
+  std::vector<DeadTask> ListDead(int limit = 100,
+                                 std::optional<DeadPlace> after = {}) {
+    auto tasks = Await<std::vector<DeadTask>>([&](auto done) {
+      backend_->ListDead(Id("queue"), limit, after, std::move(done));
+    });
+    EXPECT_TRUE(tasks.ok()) << tasks.status();
+    return tasks.value_or(std::vector<DeadTask>());
+  }
+
+  std::vector<std::string> IdsOfDead(int limit = 100,
+                                     std::optional<DeadPlace> after = {}) {
+    std::vector<std::string> ids;
+    for (const DeadTask& task : ListDead(limit, after)) {
+      ids.push_back(task.task_id);
+    }
+    return ids;
+  }
+
+  std::optional<DeadTask> GetDead(const std::string& id) {
+    auto task = Await<std::optional<DeadTask>>([&](auto done) {
+      backend_->GetDead(Id("queue"), id, std::move(done));
+    });
+    EXPECT_TRUE(task.ok()) << task.status();
+    return task.value_or(std::nullopt);
+  }
+
+  std::optional<DeadTask> RemoveDead(const std::string& id,
+                                     std::optional<absl::Time> time = {}) {
+    auto task = Await<std::optional<DeadTask>>([&](auto done) {
+      backend_->RemoveDead(Id("queue"), id, time, std::move(done));
+    });
+    EXPECT_TRUE(task.ok()) << task.status();
+    return task.value_or(std::nullopt);
   }
 
   const std::string tail_ = absl::StrCat("-", RandomUuid());
@@ -694,6 +808,53 @@ TEST_P(BackendTest, FinishOverEveryRecordedState) {
 // ---- continue, abandon
 // ----------------------------------------------------------
 
+TEST_P(BackendTest, ProgressStandsInTheStateOfItsRunUntilItEnds) {
+  const std::string id = Id("task");
+  Arrange(id, Recorded::kStarted1);
+  const TaskState started = *Get(id);
+  const TaskProgress first{
+      .fraction = 0.25,
+      .text = "\"a\" {,\"Progress\":{ \\ ,\"State\":\"SUCCESS\" \xff",
+      .time = Ms(1'700'000'001'500)};
+  EXPECT_TRUE(SetProgress(id, "run-1", first));
+  const TaskProgress second{
+      .fraction = 1, .text = "b", .time = Ms(1'700'000'001'999)};
+  ASSERT_TRUE(Get(id)->progress.has_value());
+  EXPECT_EQ(Get(id)->progress->fraction, 0.25);
+  EXPECT_EQ(Get(id)->status, Status::kStarted);
+  EXPECT_TRUE(SetProgress(id, "run-1", second));
+  TaskState expected = started;
+  expected.progress = second;
+  EXPECT_EQ(Get(id), expected);
+
+  EXPECT_EQ(Finish(Outcome(id, Status::kSuccess, 1, "run-1")).kind,
+            FinishAnswer::kWritten);
+  EXPECT_EQ(Get(id)->progress, std::nullopt);
+}
+
+TEST_P(BackendTest, ANewRunBeginsWithoutTheProgressOfTheLastOne) {
+  const std::string id = Id("task");
+  Arrange(id, Recorded::kStarted1);
+  EXPECT_TRUE(SetProgress(id, "run-1", {.fraction = 0.5}));
+  Begin(id, 1, "run-9");
+  EXPECT_EQ(Get(id)->progress, std::nullopt);
+  EXPECT_FALSE(SetProgress(id, "run-1", {.fraction = 0.6}));
+  EXPECT_EQ(Get(id)->progress, std::nullopt);
+}
+
+TEST_P(BackendTest, ProgressIsWrittenOverNothingButItsOwnRun) {
+  for (const Recorded recorded :
+       {Recorded::kNothing, Recorded::kPending, Recorded::kStarted2,
+        Recorded::kRetry, Recorded::kSuccess, Recorded::kFailure,
+        Recorded::kAbandoned}) {
+    const std::string id = Id(absl::StrCat("task", static_cast<int>(recorded)));
+    Arrange(id, recorded);
+    const std::optional<TaskState> before = Get(id);
+    EXPECT_FALSE(SetProgress(id, "run-1", {.fraction = 0.5})) << Name(recorded);
+    EXPECT_EQ(Get(id), before) << Name(recorded);
+  }
+}
+
 TEST_P(BackendTest, ContinueWritesPendingOnlyWhereNothingStands) {
   const std::string id = Id("task");
   EXPECT_EQ(Continue(id).kind, ContinueAnswer::kPublish);
@@ -727,6 +888,48 @@ TEST_P(BackendTest, ContinueOfWhatHasBegunOrEndedWritesNothing) {
     }
     EXPECT_EQ(Get(id), before);
   }
+}
+
+TEST_P(BackendTest, AUniqueKeyHasOneHolder) {
+  const std::string key = Id("a {key} of \"ours\"");
+  using A = UniqueAnswer;
+  const auto claim = [&](const std::string& task, const std::string& ended = "",
+                         absl::Duration ttl = absl::Hours(1)) {
+    auto answer = Await<UniqueAnswer>([&](auto done) {
+      backend_->ClaimUnique({.key = key,
+                             .task_id = task,
+                             .ended_holder = ended,
+                             .ttl = ttl},
+                            std::move(done));
+    });
+    EXPECT_TRUE(answer.ok()) << answer.status();
+    return answer.value_or(A{});
+  };
+  const auto release = [&](const std::string& task) {
+    EXPECT_TRUE(AwaitDone([&](auto done) {
+                  backend_->ReleaseUnique({{.key = key, .task_id = task}},
+                                          std::move(done));
+                }).ok());
+  };
+  EXPECT_EQ(claim("a").kind, A::kTaken);
+  EXPECT_EQ(claim("a").kind, A::kStands);
+  const A held = claim("b");
+  EXPECT_EQ(held.kind, A::kHeld);
+  EXPECT_EQ(held.holder, "a");
+  EXPECT_GE(held.age, absl::ZeroDuration());
+  EXPECT_EQ(claim("b", "c").kind, A::kHeld);
+  release("b");  // does not hold it
+  EXPECT_EQ(claim("b").kind, A::kHeld);
+  EXPECT_EQ(claim("b", "a").kind, A::kTaken);
+  EXPECT_EQ(claim("c", "a").holder, "b") << "another one was quicker";
+  release("b");
+  EXPECT_EQ(claim("c", "", absl::Milliseconds(1)).kind, A::kTaken);
+  const absl::Time limit = absl::Now() + kHang;
+  A::Kind last = A::kHeld;
+  while ((last = claim("d").kind) == A::kHeld && absl::Now() < limit) {
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  EXPECT_EQ(last, A::kTaken) << "it has expired";
 }
 
 TEST_P(BackendTest, AbandonEndsOnlyWhatHasNotBegun) {
@@ -870,6 +1073,193 @@ TEST_P(BackendTest, ARequestIsItsClaimantsUntilItEnds) {
   const RequestAnswer done = claim("hash", "n6", 6'000);
   EXPECT_EQ(done.kind, A::kDone);
   EXPECT_EQ(done.time, second.time);
+}
+
+// ---- schedules
+// -------------------------------------------------------------
+
+TEST_P(BackendTest, AScheduleIsKeptUnlessAnotherStands) {
+  ScheduleRecord record = Scheduled(Id("schedule"));
+  ScheduleRecord bare = record;
+  bare.call.clear();
+  EXPECT_EQ(CreateSchedule(record), bare);
+  EXPECT_EQ(GetSchedule(record.name), record);
+  ScheduleRecord other = record;
+  other.nonce = "other";
+  other.cron_spec = "@daily";
+  other.call = "other";
+  EXPECT_EQ(CreateSchedule(other), bare);
+  EXPECT_EQ(GetSchedule(record.name), record);
+  EXPECT_EQ(GetSchedule(Id("unknown")), std::nullopt);
+
+  EXPECT_EQ(DeleteSchedule(record.name), bare);
+  EXPECT_EQ(DeleteSchedule(record.name), std::nullopt);
+  EXPECT_EQ(GetSchedule(record.name), std::nullopt);
+  other.call.clear();
+  EXPECT_EQ(CreateSchedule(other), other);
+  DeleteSchedule(record.name);
+}
+
+TEST_P(BackendTest, SchedulesAreListedInTheOrderOfTheirNames) {
+  const std::string prefix = Id("list");
+  for (const char* name : {"-c", "-a", "-b"}) {
+    CreateSchedule(Scheduled(prefix + name));
+  }
+  const auto names = [&](const std::string& after, int limit) {
+    auto found = Await<std::vector<ScheduleRecord>>([&](auto done) {
+      backend_->ListSchedules(after, limit, false, std::move(done));
+    });
+    EXPECT_TRUE(found.ok()) << found.status();
+    std::vector<std::string> names;
+    for (const ScheduleRecord& record : *found) {
+      EXPECT_EQ(record.call, "");
+      names.push_back(record.name.substr(prefix.size()));
+    }
+    return names;
+  };
+  EXPECT_THAT(names(prefix, 2), ElementsAre("-a", "-b"));
+  EXPECT_THAT(names(prefix + "-a", 2), ElementsAre("-b", "-c"));
+  EXPECT_THAT(names(prefix + "-aa", 1), ElementsAre("-b"));
+  auto full = Await<std::vector<ScheduleRecord>>([&](auto done) {
+    backend_->ListSchedules(prefix, 1, true, std::move(done));
+  });
+  ASSERT_TRUE(full.ok()) << full.status();
+  EXPECT_THAT(*full, ElementsAre(Scheduled(prefix + "-a")));
+  for (const char* name : {"-c", "-a", "-b"}) DeleteSchedule(prefix + name);
+}
+
+TEST_P(BackendTest, ATickIsLeasedOnceAndEndsOnce) {
+  ScheduleRecord record = Scheduled(Id("schedule"));
+  const absl::Time now = absl::FromUnixSeconds(absl::ToUnixSeconds(
+      environment_->Now()));
+  record.next_tick = now - absl::Seconds(1);
+  CreateSchedule(record);
+  auto leased = LeaseSchedules();
+  ASSERT_EQ(leased.due.size(), 1);
+  EXPECT_EQ(leased.due[0].record, record);
+  EXPECT_TRUE(leased.due[0].run);
+  EXPECT_GT(leased.next_due, leased.now) << "the end of its lease";
+  EXPECT_THAT(LeaseSchedules().due, ::testing::IsEmpty()) << "it is leased";
+
+  const ScheduleRun run{
+      .tick = record.next_tick, .task_id = "task", .group_id = "group"};
+  ScheduleTick tick{.name = record.name,
+                    .nonce = record.nonce,
+                    .tick = record.next_tick,
+                    .next_tick = now + absl::Hours(1),
+                    .visit = now + absl::Hours(1),
+                    .last_error = "trouble",
+                    .run = run};
+  ScheduleTick others = tick;
+  others.nonce = "other";
+  EndTick(others);
+  EXPECT_EQ(GetSchedule(record.name), record) << "it is another's";
+  EndTick(tick);
+  ScheduleRecord after = record;
+  after.last_tick = record.next_tick;
+  after.next_tick = tick.next_tick;
+  after.last_error = "trouble";
+  after.last_run = run;
+  EXPECT_EQ(GetSchedule(record.name), after);
+  tick.last_error = "late";
+  tick.next_tick = now;
+  EndTick(tick);  // of a tick that is over
+  EXPECT_EQ(GetSchedule(record.name), after);
+  leased = LeaseSchedules();
+  EXPECT_THAT(leased.due, ::testing::IsEmpty());
+  EXPECT_EQ(leased.next_due, after.next_tick);
+
+  // One that is skipped, or to be tried again, is not the last one.
+  EndTick({.name = record.name,
+           .nonce = record.nonce,
+           .tick = after.next_tick,
+           .next_tick = after.next_tick,
+           .visit = now,
+           .skipped = true,
+           .last_error = "again"});
+  after.last_error = "again";
+  leased = LeaseSchedules();
+  ASSERT_EQ(leased.due.size(), 1);
+  EXPECT_EQ(leased.due[0].record, after);
+  DeleteSchedule(record.name);
+}
+
+TEST_P(BackendTest, AMissedTickIsRunOnlyIfAskedForOrBegun) {
+  const absl::Time now = absl::FromUnixSeconds(absl::ToUnixSeconds(
+      environment_->Now()));
+  ScheduleRecord skips = Scheduled(Id("skips"));
+  skips.next_tick = now - absl::Hours(1);
+  ScheduleRecord runs = Scheduled(Id("runs"));
+  runs.next_tick = skips.next_tick;
+  runs.run_missed = true;
+  CreateSchedule(skips);
+  CreateSchedule(runs);
+  const auto lease = [&](absl::Duration grace) {
+    std::map<std::string, bool> run;
+    for (const LeasedSchedule& due :
+         LeaseSchedules(absl::ZeroDuration(), grace).due) {
+      run[due.record.name] = due.run;
+    }
+    return run;
+  };
+  using ::testing::Pair;
+  using ::testing::UnorderedElementsAre;
+  EXPECT_THAT(lease(absl::Minutes(59)),
+              UnorderedElementsAre(Pair(skips.name, false),
+                                   Pair(runs.name, true)));
+  EXPECT_THAT(lease(absl::Minutes(61)),
+              UnorderedElementsAre(Pair(skips.name, true),
+                                   Pair(runs.name, true)));
+  EXPECT_THAT(lease(absl::Minutes(1)),
+              UnorderedElementsAre(Pair(skips.name, true),
+                                   Pair(runs.name, true)))
+      << "it was begun in time";
+  EndTick({.name = skips.name,
+           .nonce = skips.nonce,
+           .tick = skips.next_tick,
+           .next_tick = skips.next_tick + absl::Minutes(1),
+           .visit = now});
+  EXPECT_FALSE(lease(absl::Minutes(1))[skips.name]) << "the next one was not";
+  DeleteSchedule(skips.name);
+  DeleteSchedule(runs.name);
+}
+
+TEST_P(BackendTest, APausedScheduleIsNotLeasedAndGoesOnWhereItIsTold) {
+  const absl::Time now = absl::FromUnixSeconds(absl::ToUnixSeconds(
+      environment_->Now()));
+  ScheduleRecord record = Scheduled(Id("schedule"));
+  record.next_tick = now - absl::Seconds(1);
+  CreateSchedule(record);
+  record.call.clear();
+  const auto pause = [&](bool paused, absl::Time next) {
+    auto found = Await<std::optional<ScheduleRecord>>([&](auto done) {
+      backend_->PauseSchedule(record.name, paused, next, std::move(done));
+    });
+    EXPECT_TRUE(found.ok()) << found.status();
+    return found.value_or(std::nullopt);
+  };
+  EXPECT_EQ(pause(false, now), record) << "it is not paused";
+  record.paused = true;
+  EXPECT_EQ(pause(true, now), record);
+  EXPECT_EQ(pause(true, now), record) << "a repeat";
+  EXPECT_THAT(LeaseSchedules().due, ::testing::IsEmpty());
+  // The end of a tick that was under way leaves it paused.
+  EndTick({.name = record.name,
+           .nonce = record.nonce,
+           .tick = record.next_tick,
+           .next_tick = now,
+           .visit = now});
+  EXPECT_THAT(LeaseSchedules().due, ::testing::IsEmpty());
+
+  record.paused = false;
+  record.last_tick = record.next_tick;
+  record.next_tick = now - absl::Seconds(2);
+  EXPECT_EQ(pause(false, record.next_tick), record);
+  EXPECT_EQ(pause(false, now), record) << "a repeat";
+  EXPECT_THAT(LeaseSchedules().due, ::testing::SizeIs(1));
+  DeleteSchedule(record.name);
+  record.name = Id("unknown");
+  EXPECT_EQ(pause(true, now), std::nullopt);
 }
 
 // ---- reads, times to live
@@ -1249,19 +1639,51 @@ TEST_P(BackendTest, LayReplacesTheTaskOfTheSameId) {
   EXPECT_EQ(batch.tasks[0].task, replaced);
 }
 
-TEST_P(BackendTest, DeadLettersAreTaken) {
-  const DeadTask dead{.task_id = Id("task"),
-                      .name = "add",
-                      .queue = Id("queue"),
-                      .reason = "begun too often",
-                      .body = std::string("\xff\0{", 3),
-                      .time = Ms(1'000),
-                      .attempts = 10};
-  for (int i = 0; i < 2; ++i) {
-    const absl::Status status =
-        AwaitDone([&](auto done) { backend_->LayDead(dead, std::move(done)); });
-    EXPECT_TRUE(status.ok()) << status;
-  }
+TEST_P(BackendTest, ADeadLetterIsReadBackAsItWasLaid) {
+  const DeadTask dead = Dead(Id("task"), Ms(1'000));
+  LayDead(dead);
+  LayDead(dead);
+  EXPECT_EQ(GetDead(dead.task_id), dead);
+  EXPECT_EQ(GetDead(Id("other")), std::nullopt);
+  DeadTask head = dead;
+  head.body.clear();
+  EXPECT_THAT(ListDead(), ElementsAre(head));
+  EXPECT_EQ(RemoveDead(dead.task_id), head);
+  EXPECT_EQ(RemoveDead(dead.task_id), std::nullopt);
+  EXPECT_EQ(GetDead(dead.task_id), std::nullopt);
+  EXPECT_TRUE(ListDead().empty());
+}
+
+TEST_P(BackendTest, DeadLettersAreListedNewestFirstPageByPage) {
+  EXPECT_TRUE(ListDead().empty());
+  LayDead(Dead("old", Ms(1'000)));
+  for (const char* id : {"a", "b", "c"}) LayDead(Dead(id, Ms(2'000)));
+  LayDead(Dead("new", Ms(3'000)));
+  EXPECT_THAT(IdsOfDead(), ElementsAre("new", "c", "b", "a", "old"));
+  EXPECT_THAT(IdsOfDead(2), ElementsAre("new", "c"));
+  EXPECT_THAT(IdsOfDead(2, DeadPlace{Ms(2'000), "c"}), ElementsAre("b", "a"));
+  EXPECT_THAT(IdsOfDead(2, DeadPlace{Ms(2'000), "a"}), ElementsAre("old"));
+  EXPECT_TRUE(IdsOfDead(2, DeadPlace{Ms(1'000), "old"}).empty());
+}
+
+TEST_P(BackendTest, APageBeginsWhereTheLastOneEndedThoughThatIsGone) {
+  for (const char* id : {"a", "b", "c"}) LayDead(Dead(id, Ms(2'000)));
+  LayDead(Dead("old", Ms(1'000)));
+  RemoveDead("b");
+  EXPECT_THAT(IdsOfDead(9, DeadPlace{Ms(2'000), "b"}), ElementsAre("a", "old"));
+  // Laid again since: it stands further in front.
+  LayDead(Dead("c", Ms(5'000)));
+  EXPECT_THAT(IdsOfDead(9, DeadPlace{Ms(2'000), "c"}), ElementsAre("a", "old"));
+  EXPECT_THAT(IdsOfDead(), ElementsAre("c", "a", "old"));
+}
+
+TEST_P(BackendTest, ADeadLetterThatWasLaidAgainIsNotRemovedByItsOldTime) {
+  LayDead(Dead("task", Ms(1'000)));
+  LayDead(Dead("task", Ms(2'000)));
+  EXPECT_EQ(RemoveDead("task", Ms(1'000)), std::nullopt);
+  EXPECT_TRUE(GetDead("task").has_value());
+  EXPECT_TRUE(RemoveDead("task", Ms(2'000)).has_value());
+  EXPECT_FALSE(GetDead("task").has_value());
 }
 
 // ---- hints, and the shape of completion
@@ -1290,6 +1712,14 @@ TEST_P(BackendTest, ANewStateIsHintedAt) {
     subscribed = hinted(id, absl::Milliseconds(50));
   }
   ASSERT_TRUE(subscribed);
+  Begin(Id("progress"), 1, "run");
+  EXPECT_TRUE(hinted(Id("progress"), kHang));
+  {
+    absl::MutexLock lock(&mu);
+    hints.clear();
+  }
+  SetProgress(Id("progress"), "run", {.fraction = 0.5});
+  EXPECT_TRUE(hinted(Id("progress"), kHang));
   Finish(Outcome(Id("finished"), Status::kSuccess, 1, "run"));
   EXPECT_TRUE(hinted(Id("finished"), kHang));
   Abandon(Abandonment(Id("abandoned"), "why"));

@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include <cstdlib>
+#include <fstream>
 #include <sstream>
 #include <utility>
 
@@ -72,16 +73,22 @@ int64_t WholeResult(const v1::TaskState& state) {
 
 Cluster::Cluster(Options options)
     : options_(options),
-      port_(FreePort()),
       redis_({.durable = options.durable_redis, .extra = {}}),
-      workers_(options.workers) {}
+      gateways_(options.gateways),
+      workers_(options.workers) {
+  for (Gateway& gateway : gateways_) gateway.port = FreePort();
+}
 
 // The workers end before the servers, so that they drain instead of retrying.
 Cluster::~Cluster() {
   for (const std::unique_ptr<Process>& worker : workers_) {
     if (worker != nullptr) worker->Signal(SIGTERM).IgnoreError();
   }
-  if (gateway_ != nullptr) gateway_->Stop(absl::Seconds(20)).IgnoreError();
+  for (const Gateway& gateway : gateways_) {
+    if (gateway.process != nullptr) {
+      gateway.process->Stop(absl::Seconds(20)).IgnoreError();
+    }
+  }
   for (const std::unique_ptr<Process>& worker : workers_) {
     if (worker != nullptr) worker->Stop(absl::Seconds(20)).IgnoreError();
   }
@@ -96,24 +103,47 @@ absl::Status Cluster::Start() {
     if (absl::Status status = rabbit_.Start(); !status.ok()) return status;
   }
   if (absl::Status status = redis_.Start(); !status.ok()) return status;
-  const std::string address = absl::StrCat("127.0.0.1:", port_);
-  absl::StatusOr<std::unique_ptr<Process>> gateway = Process::Start(
+  for (size_t index = 0; index < gateways_.size(); ++index) {
+    if (absl::Status status = StartGateway(index); !status.ok()) return status;
+  }
+  for (size_t index = 0; index < workers_.size(); ++index) {
+    if (absl::Status status = StartWorker(index); !status.ok()) return status;
+  }
+  for (size_t index = 0; index < gateways_.size(); ++index) {
+    if (absl::Status status = AwaitServing(index); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Cluster::StartGateway(size_t index) {
+  Gateway& gateway = gateways_[index];
+  const std::string address = absl::StrCat("127.0.0.1:", gateway.port);
+  absl::StatusOr<std::unique_ptr<Process>> process = Process::Start(
       {.argv = {Binary("penstock-gateway"),
                 absl::StrCat("--broker=", broker_url()),
                 absl::StrCat("--result_backend=", redis_.url()),
                 "--default_queue=faults", absl::StrCat("--listen=", address)},
        .environment = {},
-       .log_file = directory_.path() + "/gateway.log"});
-  if (!gateway.ok()) return gateway.status();
-  gateway_ = *std::move(gateway);
-  for (size_t index = 0; index < workers_.size(); ++index) {
-    if (absl::Status status = StartWorker(index); !status.ok()) return status;
+       .log_file =
+           absl::StrCat(directory_.path(), "/gateway", index, ".log")});
+  if (!process.ok()) return process.status();
+  gateway.process = *std::move(process);
+  if (gateway.stub == nullptr) {
+    // One that was killed is soon back: so its clients come back soon.
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 200);
+    gateway.stub = v1::GatewayService::NewStub(grpc::CreateCustomChannel(
+        address, grpc::InsecureChannelCredentials(), arguments));
   }
-  channel_ = grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
-  stub_ = v1::GatewayService::NewStub(channel_);
+  return absl::OkStatus();
+}
 
+absl::Status Cluster::AwaitServing(size_t index) {
+  const Gateway& gateway = gateways_[index];
   const std::unique_ptr<grpc::health::v1::Health::Stub> health =
-      grpc::health::v1::Health::NewStub(channel_);
+      grpc::health::v1::Health::NewStub(
+          grpc::CreateChannel(absl::StrCat("127.0.0.1:", gateway.port),
+                              grpc::InsecureChannelCredentials()));
   grpc::health::v1::HealthCheckRequest request;
   request.set_service("penstock.v1.GatewayService");
   const absl::Time deadline = absl::Now() + absl::Seconds(60);
@@ -126,19 +156,27 @@ absl::Status Cluster::Start() {
         response.status() == grpc::health::v1::HealthCheckResponse::SERVING) {
       return absl::OkStatus();
     }
-    if (gateway_->Wait(absl::Milliseconds(50)).ok()) break;
+    if (gateway.process->Wait(absl::Milliseconds(50)).ok()) break;
   }
   return absl::UnavailableError("the gateway does not serve: " + Logs());
 }
 
 absl::Status Cluster::StartWorker(size_t index) {
+  const char* binary = options_.count_runs ? "interop_worker" : "penstock-worker";
+  std::map<std::string, std::string> environment = {
+      {"PENSTOCK_BROKER", broker_url()},
+      {"PENSTOCK_RESULT_BACKEND", redis_.url()},
+      {"PENSTOCK_DEFAULT_QUEUE", "faults"},
+      {"PENSTOCK_CONCURRENCY", "4"},
+      {"PENSTOCK_REDIS_LEASE", "2"},
+      {"INTEROP_RUNS", directory_.path() + "/runs"}};
+  if (options_.prefetch > 0) {
+    environment["PENSTOCK_AMQP_PREFETCH_COUNT"] =
+        absl::StrCat(options_.prefetch);
+  }
   absl::StatusOr<std::unique_ptr<Process>> worker = Process::Start(
-      {.argv = {Binary("penstock-worker"),
-                absl::StrCat("--broker=", broker_url()),
-                absl::StrCat("--result_backend=", redis_.url()),
-                "--default_queue=faults", "--concurrency=4",
-                absl::StrCat("--prefetch=", options_.prefetch)},
-       .environment = {{"PENSTOCK_REDIS_LEASE", "2"}},
+      {.argv = {Binary(binary)},
+       .environment = std::move(environment),
        .log_file = absl::StrCat(directory_.path(), "/worker", index, ".log")});
   if (!worker.ok()) return worker.status();
   workers_[index] = *std::move(worker);
@@ -150,13 +188,27 @@ absl::Status Cluster::ReplaceWorker(size_t index) {
   return StartWorker(index);
 }
 
+absl::Status Cluster::ReplaceGateway(size_t index) {
+  gateways_[index].process->Kill();
+  return StartGateway(index);
+}
+
+std::map<std::string, int> Cluster::Runs() const {
+  std::map<std::string, int> runs;
+  std::ifstream lines(directory_.path() + "/runs");
+  std::string id;
+  std::string name;
+  while (lines >> id >> name) ++runs[id];
+  return runs;
+}
+
 grpc::Status Cluster::Send(const v1::Task& task) {
   grpc::ClientContext context;
   SetLimit(context, absl::Seconds(15));
   v1::SendTaskRequest request;
   *request.mutable_task() = task;
   v1::SendTaskResponse response;
-  return stub_->SendTask(&context, request, &response);
+  return stub().SendTask(&context, request, &response);
 }
 
 absl::StatusOr<std::map<std::string, v1::TaskState>> Cluster::AwaitFinal(
@@ -171,7 +223,7 @@ absl::StatusOr<std::map<std::string, v1::TaskState>> Cluster::AwaitFinal(
       SetLimit(context, absl::Seconds(15));
       v1::BatchGetStatesResponse response;
       const grpc::Status status =
-          stub_->BatchGetStates(&context, request, &response);
+          stub().BatchGetStates(&context, request, &response);
       if (!status.ok()) {
         return absl::UnavailableError(
             absl::StrCat(Ending(status), ": ", status.error_message()));
@@ -211,7 +263,7 @@ absl::StatusOr<std::map<std::string, v1::TaskState>> Cluster::AwaitFinal(
     one.set_task_id(waiting);
     one.mutable_wait()->set_seconds(2);
     v1::GetStateResponse response;
-    stub_->GetState(&context, one, &response);
+    stub().GetState(&context, one, &response);
   }
 }
 
@@ -226,7 +278,7 @@ absl::StatusOr<int> Cluster::CountFinal(const std::vector<std::string>& ids) {
     }
     v1::BatchGetStatesResponse response;
     const grpc::Status status =
-        stub_->BatchGetStates(&context, request, &response);
+        stub().BatchGetStates(&context, request, &response);
     if (!status.ok()) return absl::UnavailableError(status.error_message());
     for (const v1::TaskState& state : response.states()) {
       if (IsFinal(state)) ++count;
@@ -276,7 +328,7 @@ absl::Status Cluster::AwaitNoImmortalKeys(absl::Duration limit) {
     if (!found.ok()) return found.status();
     if (*found == "\n") return absl::OkStatus();
     kept = *found;
-    if (gateway_->Wait(absl::Milliseconds(200)).ok()) {
+    if (gateway().Wait(absl::Milliseconds(200)).ok()) {
       return absl::UnavailableError("the gateway has ended");
     }
   } while (absl::Now() < deadline);
@@ -284,8 +336,12 @@ absl::Status Cluster::AwaitNoImmortalKeys(absl::Duration limit) {
 }
 
 std::string Cluster::Logs() const {
-  std::string logs =
-      absl::StrCat("gateway: ", TailOfFile(directory_.path() + "/gateway.log"));
+  std::string logs;
+  for (size_t index = 0; index < gateways_.size(); ++index) {
+    absl::StrAppend(
+        &logs, "\ngateway ", index, ": ",
+        TailOfFile(absl::StrCat(directory_.path(), "/gateway", index, ".log")));
+  }
   for (size_t index = 0; index < workers_.size(); ++index) {
     absl::StrAppend(
         &logs, "\nworker ", index, ": ",

@@ -35,12 +35,15 @@ int64_t WholeResult(const v1::TaskState& state);
 class Cluster {
  public:
   struct Options {
+    int gateways = 1;
     int workers = 2;
     bool durable_redis = false;
     // Redis is the broker too, there is no RabbitMQ, and a worker's lease is
     // short.
     bool redis_broker = false;
     int prefetch = 0;  // of each worker; 0: the worker chooses
+    // The workers of tests/interop, which keep book of their runs.
+    bool count_runs = false;
   };
 
   explicit Cluster(Options options);
@@ -51,12 +54,18 @@ class Cluster {
 
   RabbitServer& rabbit() { return rabbit_; }
   RedisServer& redis() { return redis_; }
-  v1::GatewayService::Stub& stub() { return *stub_; }
-  Process& gateway() { return *gateway_; }
+  v1::GatewayService::Stub& stub(size_t gateway = 0) {
+    return *gateways_[gateway].stub;
+  }
+  Process& gateway() { return *gateways_[0].process; }
   Process& worker(size_t index) { return *workers_[index]; }
 
   // kill -9, and another one in its place.
   absl::Status ReplaceWorker(size_t index);
+  absl::Status ReplaceGateway(size_t index);
+
+  // How often each task was begun, with count_runs.
+  std::map<std::string, int> Runs() const;
 
   // Sends a task; the call has 15 s.
   grpc::Status Send(const v1::Task& task);
@@ -80,18 +89,23 @@ class Cluster {
   std::string Logs() const;
 
  private:
+  struct Gateway {
+    int port = 0;
+    std::unique_ptr<Process> process;
+    std::unique_ptr<v1::GatewayService::Stub> stub;
+  };
+
+  absl::Status StartGateway(size_t index);
+  absl::Status AwaitServing(size_t index);
   absl::Status StartWorker(size_t index);
   std::string broker_url() const;
 
   const Options options_;
   const TempDirectory directory_;
-  const int port_;
   RabbitServer rabbit_;
   RedisServer redis_;
-  std::unique_ptr<Process> gateway_;
+  std::vector<Gateway> gateways_;
   std::vector<std::unique_ptr<Process>> workers_;
-  std::shared_ptr<grpc::Channel> channel_;
-  std::unique_ptr<v1::GatewayService::Stub> stub_;
 };
 
 }  // namespace penstock::testing

@@ -5,19 +5,29 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <iostream>
 #include <map>
+#include <random>
+#include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "tests/faults/cluster.h"
+#include "tests/faults/storm.h"
 #include "tests/faults/traffic.h"
 
 namespace penstock::testing {
 namespace {
 
+using ::testing::IsEmpty;
 using ::testing::Le;
 
 constexpr int64_t kMemoryLimit = 128 << 20;
@@ -218,6 +228,111 @@ TEST(FaultsTest, WorkersKilledAmidChainsAndChords) {
     EXPECT_EQ(WholeResult(states->at(id)), result) << id;
   }
   ExpectNothingLeft(cluster);
+}
+
+int KillsFromEnvironment() {
+  const char* kills = std::getenv("PENSTOCK_STORM_KILLS");
+  return kills == nullptr ? 20 : std::stoi(kills);
+}
+
+// Workers and gateways at random, a hundred tasks for each kill. Calls that a
+// gateway did not answer are repeated at the other one.
+TEST(FaultsTest, KillsOfWorkersAndGatewaysLoseNothingAndAcceptNothingTwice) {
+  constexpr int kGateways = 2;
+  constexpr int kWorkers = 3;
+  const int kills = KillsFromEnvironment();
+  Cluster cluster(
+      {.gateways = kGateways, .workers = kWorkers, .count_runs = true});
+  const absl::Status started = cluster.Start();
+  ASSERT_TRUE(started.ok()) << started;
+  Storm storm(&cluster, kGateways, 100 * kills);
+  std::mt19937 random(static_cast<uint32_t>(kills));
+  for (int kill = 0; kill < kills; ++kill) {
+    const int calls = storm.calls() * kill / kills + random() % 10;
+    ASSERT_TRUE(storm.AwaitSettled(calls, kLimit)) << cluster.Logs();
+    const size_t victim = random() % (kGateways + kWorkers);
+    const absl::Status replaced =
+        victim < kGateways ? cluster.ReplaceGateway(victim)
+                           : cluster.ReplaceWorker(victim - kGateways);
+    ASSERT_TRUE(replaced.ok()) << replaced;
+  }
+  ASSERT_TRUE(storm.AwaitSettled(storm.calls(), kLimit)) << cluster.Logs();
+  EXPECT_THAT(storm.refused(), IsEmpty());
+
+  const std::vector<std::string> ids = storm.ids();
+  const auto states = cluster.AwaitFinal(ids, kLimit);
+  ASSERT_TRUE(states.ok()) << states.status() << "\n" << cluster.Logs();
+  for (const auto& [id, state] : *states) {
+    ASSERT_EQ(state.status(), v1::TASK_STATUS_SUCCESS)
+        << state.ShortDebugString();
+  }
+  for (const auto& [id, result] : storm.expected()) {
+    EXPECT_EQ(WholeResult(states->at(id)), result) << id;
+  }
+  const std::map<std::string, int> runs = cluster.Runs();
+  const std::set<std::string> accepted(ids.begin(), ids.end());
+  EXPECT_EQ(accepted.size(), ids.size()) << "two calls were given one id";
+  int again = 0;
+  for (const auto& [id, count] : runs) {
+    EXPECT_TRUE(accepted.contains(id)) << id << " ran, and no call has it";
+    again += count - 1;
+  }
+  EXPECT_EQ(runs.size(), accepted.size());
+  std::cout << ids.size() << " tasks, " << kills << " kills, "
+            << storm.repeated() << " calls repeated, " << again
+            << " runs cut short and run again" << std::endl;
+  ExpectNothingLeft(cluster);
+}
+
+// Keys that Redis has looked up for reading since it started.
+int64_t KeysRead(Cluster& cluster) {
+  const std::string stats =
+      cluster.redis().Command({"INFO", "stats"}).value_or("");
+  int64_t keys = 0;
+  for (const absl::string_view line : absl::StrSplit(stats, '\n')) {
+    const std::pair<absl::string_view, absl::string_view> stat =
+        absl::StrSplit(line, absl::MaxSplits(':', 1));
+    int64_t count = 0;
+    if ((stat.first == "keyspace_hits" || stat.first == "keyspace_misses") &&
+        absl::SimpleAtoi(stat.second, &count)) {
+      keys += count;
+    }
+  }
+  return keys;
+}
+
+// By machinery's way it would be ten times as many at ten times the size.
+TEST(GroupCostTest, KeysReadForEachMemberStayTheSame) {
+  Cluster cluster({.workers = 1});
+  const absl::Status started = cluster.Start();
+  ASSERT_TRUE(started.ok()) << started;
+  std::map<int, double> keys_per_member;
+  for (const int members : {100, 1000, 10000}) {
+    v1::SendChordRequest request;
+    for (int member = 0; member < members; ++member) {
+      *request.add_tasks() = AddTask("", member, 0);
+    }
+    *request.mutable_callback() = Named("add", {});
+    const int64_t before = KeysRead(cluster);
+    const absl::Time begin = absl::Now();
+    grpc::ClientContext context;
+    v1::SendChordResponse response;
+    const grpc::Status sent =
+        cluster.stub().SendChord(&context, request, &response);
+    ASSERT_TRUE(sent.ok()) << Ending(sent);
+    const std::string& callback = response.callback_task_id();
+    const auto states = cluster.AwaitFinal({callback}, kLimit);
+    ASSERT_TRUE(states.ok()) << states.status() << "\n" << cluster.Logs();
+    EXPECT_EQ(WholeResult(states->at(callback)),
+              int64_t{members} * (members - 1) / 2);
+    const int64_t keys = KeysRead(cluster) - before;
+    ASSERT_GT(keys, members);
+    keys_per_member[members] = static_cast<double>(keys) / members;
+    std::cout << members << " members: " << keys_per_member[members]
+              << " keys read for each, " << absl::Now() - begin << std::endl;
+  }
+  EXPECT_THAT(keys_per_member[10000], Le(1.5 * keys_per_member[1000]));
+  EXPECT_THAT(keys_per_member[1000], Le(1.5 * keys_per_member[100]));
 }
 
 // What machinery's Redis broker loses: what a worker had taken and not

@@ -494,6 +494,42 @@ TEST(PolicyTest, TimeoutExpiryAndBackoffRideInHeaders) {
                                 .jitter = 0.25}));
 }
 
+TEST(PolicyTest, ResultTtlRidesInAHeaderWithinItsBounds) {
+  v1::Task in = Named("add");
+  in.mutable_result_ttl()->set_seconds(1);
+  EXPECT_EQ(ResultTtlOf(Accepted(in)), absl::Seconds(1));
+  in.mutable_result_ttl()->set_seconds(365 * 24 * 3600);
+  EXPECT_EQ(ResultTtlOf(Accepted(in)), absl::Hours(365 * 24));
+  in.mutable_result_ttl()->set_nanos(1);
+  EXPECT_THAT(PathsOf(in), ElementsAre("task.result_ttl"));
+  in.mutable_result_ttl()->set_seconds(0);
+  in.mutable_result_ttl()->set_nanos(999'999'999);
+  EXPECT_THAT(PathsOf(in), ElementsAre("task.result_ttl"));
+  in.mutable_result_ttl()->set_seconds(-1);
+  in.mutable_result_ttl()->set_nanos(0);
+  EXPECT_THAT(PathsOf(in), ElementsAre("task.result_ttl"));
+}
+
+TEST(PolicyTest, ResultsOfAWorkflowLiveForAnHourAtLeast) {
+  World world;
+  v1::Task brief = Named("add");
+  brief.mutable_result_ttl()->set_seconds(3599);
+  v1::Task hour = Named("add");
+  hour.mutable_result_ttl()->set_seconds(3600);
+  v1::SendChainRequest chain;
+  *chain.add_tasks() = hour;
+  *chain.add_tasks() = brief;
+  *chain.mutable_tasks(1)->add_on_success() = brief;
+  EXPECT_THAT(Paths(ReadSendChain(chain, world.intake).status()),
+              ElementsAre("tasks[1].on_success[0].result_ttl",
+                          "tasks[1].result_ttl"));
+  v1::SendChordRequest chord;
+  *chord.add_tasks() = brief;
+  *chord.mutable_callback() = brief;
+  EXPECT_THAT(Paths(ReadSendChord(chord, world.intake).status()),
+              ElementsAre("callback.result_ttl", "tasks[0].result_ttl"));
+}
+
 TEST(RepeatTest, BadRequestIdIsNamedInEverySend) {
   World world;
   v1::SendTaskRequest task = Sending(Named("add"));
@@ -647,11 +683,11 @@ TEST(GroupTest, MembersAndIdsAreGiven) {
   World world;
   auto call = ReadSendGroup(request, world.intake);
   ASSERT_TRUE(call.ok()) << call.status();
-  EXPECT_EQ(call->group_id, "group_uuid-1");
-  EXPECT_EQ(call->members[0].id, "task_uuid-2");
-  EXPECT_EQ(call->members[1].id, "task_uuid-3");
-  EXPECT_EQ(call->send_concurrency, 7);
-  EXPECT_FALSE(call->callback.has_value());
+  EXPECT_EQ(call->group.id, "group_uuid-1");
+  EXPECT_EQ(call->group.members[0].id, "task_uuid-2");
+  EXPECT_EQ(call->group.members[1].id, "task_uuid-3");
+  EXPECT_EQ(call->group.send_concurrency, 7);
+  EXPECT_FALSE(call->group.callback.has_value());
 }
 
 TEST(GroupTest, CountsAreChecked) {
@@ -703,6 +739,50 @@ TEST(ChordTest, CallbackIsRequiredAndHasNoSchedule) {
                                    "callback.headers[\"penstock-x\"]"));
 }
 
+TEST(ChordTest, WhatIsSentOnFailureIsReadLikeATask) {
+  World world;
+  v1::SendChordRequest request;
+  request.set_group_id("mine");
+  *request.add_tasks() = Named("f");
+  *request.mutable_callback() = Named("g");
+  const auto without = ReadSendChord(request, world.intake);
+  ASSERT_TRUE(without.ok()) << without.status();
+  EXPECT_FALSE(without->group.on_failure.has_value());
+  *request.mutable_on_failure() = Named("h");
+  const auto with = ReadSendChord(request, world.intake);
+  ASSERT_TRUE(with.ok()) << with.status();
+  EXPECT_EQ(with->group.on_failure->id, ChildId("mine", "on_failure", 0));
+  EXPECT_NE(with->payload_hash, without->payload_hash);
+  request.mutable_on_failure()->clear_name();
+  request.mutable_on_failure()->mutable_delay()->set_seconds(1);
+  EXPECT_THAT(Paths(ReadSendChord(request, world.intake).status()),
+              UnorderedElementsAre("on_failure.name", "on_failure.delay"));
+}
+
+TEST(UniqueKeyTest, IsForWhatTheCallSends) {
+  World world;
+  v1::Task task = Named("f");
+  task.set_unique_key(std::string(200, 'k'));
+  EXPECT_EQ(UniqueKeyOf(Accepted(task)), std::string(200, 'k'));
+  task.set_unique_key(std::string(201, 'k'));
+  EXPECT_THAT(PathsOf(task), ElementsAre("task.unique_key"));
+  task.clear_unique_key();
+  *task.add_on_success() = Named("g");
+  task.mutable_on_success(0)->set_unique_key("k");
+  EXPECT_THAT(PathsOf(task), ElementsAre("task.on_success[0].unique_key"));
+
+  v1::SendChordRequest chord;
+  for (int i = 0; i < 2; ++i) {
+    *chord.add_tasks() = Named("f");
+    chord.mutable_tasks(i)->set_unique_key("same");
+  }
+  *chord.mutable_callback() = Named("g");
+  chord.mutable_callback()->set_unique_key("k");
+  EXPECT_THAT(Paths(ReadSendChord(chord, world.intake).status()),
+              UnorderedElementsAre("tasks[1].unique_key",
+                                   "callback.unique_key"));
+}
+
 TEST(ChordTest, CallbackGetsAnId) {
   v1::SendChordRequest request;
   *request.add_tasks() = Named("f");
@@ -710,7 +790,7 @@ TEST(ChordTest, CallbackGetsAnId) {
   World world;
   auto call = ReadSendChord(request, world.intake);
   ASSERT_TRUE(call.ok()) << call.status();
-  EXPECT_THAT(call->callback->id, StartsWith("chord_"));
+  EXPECT_THAT(call->group.callback->id, StartsWith("chord_"));
 }
 
 // A repeat after a lost answer must name the same tasks.
@@ -723,8 +803,8 @@ TEST(RepeatTest, IdsFollowFromTheIdThatTheCallerGave) {
   auto first = ReadSendChord(chord, world.intake);
   auto second = ReadSendChord(chord, world.intake);
   ASSERT_TRUE(first.ok() && second.ok());
-  EXPECT_EQ(first->members, second->members);
-  EXPECT_EQ(first->callback, second->callback);
+  EXPECT_EQ(first->group.members, second->group.members);
+  EXPECT_EQ(first->group.callback, second->group.callback);
 
   v1::SendChainRequest chain;
   *chain.add_tasks() = Named("f");

@@ -23,10 +23,12 @@
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
+#include "penstock/v1/admin.grpc.pb.h"
 #include "penstock/v1/gateway.grpc.pb.h"
 #include "queue/errors.h"
 #include "queue/memory/memory_backend.h"
 #include "queue/memory/memory_broker.h"
+#include "queue/wire/task_json.h"
 #include "tests/support/failing_backend.h"
 #include "tests/support/failing_broker.h"
 #include "worker/example_tasks.h"
@@ -695,6 +697,55 @@ TEST_F(GatewayTest, WatchTellsEachStateAndEndsWhenAllAreFinal) {
   EXPECT_EQ(last["a"], v1::TASK_STATUS_FAILURE);
 }
 
+TEST_F(GatewayTest, WatchTellsWhenOnlyTheProgressHasChanged) {
+  StartServer();
+  absl::Notification first_seen;
+  absl::Notification second_seen;
+  worker_ = std::make_unique<Worker>(
+      &broker_, &backend_, environment_.get(),
+      WorkerOptions{.concurrency = 1, .handle_signals = false});
+  worker_->Register("steps", [&](penstock::Context& context) {
+    context.SetProgress(0.25, "first");
+    first_seen.WaitForNotification();
+    context.SetProgress(0.75, "second");
+    second_seen.WaitForNotification();
+  });
+  ASSERT_TRUE(worker_->Start().ok());
+  const std::string id = MustSend(MakeTask("steps"));
+  v1::WatchStateRequest request;
+  request.add_task_ids(id);
+  auto context = Context();
+  auto stream = stub_->WatchState(context.get(), request);
+  v1::WatchStateResponse news;
+  v1::TaskState first;
+  v1::TaskState last;
+  while (stream->Read(&news)) {
+    if (news.state().progress().fraction() == 0.25 &&
+        !first_seen.HasBeenNotified()) {
+      first = news.state();
+      EXPECT_EQ(Peek(id).progress().text(), "first");
+      first_seen.Notify();
+    } else if (news.state().progress().fraction() == 0.75 &&
+               !second_seen.HasBeenNotified()) {
+      EXPECT_GT(news.state().progress().update_time().seconds() * 1e9 +
+                    news.state().progress().update_time().nanos(),
+                first.progress().update_time().seconds() * 1e9 +
+                    first.progress().update_time().nanos());
+      second_seen.Notify();
+    }
+    last = news.state();
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_EQ(first.status(), v1::TASK_STATUS_STARTED);
+  EXPECT_EQ(first.progress().text(), "first");
+  EXPECT_TRUE(second_seen.HasBeenNotified());
+  EXPECT_EQ(last.status(), v1::TASK_STATUS_SUCCESS);
+  EXPECT_FALSE(last.has_progress());
+  // Where something failed, the handler is still waiting.
+  if (!first_seen.HasBeenNotified()) first_seen.Notify();
+  if (!second_seen.HasBeenNotified()) second_seen.Notify();
+}
+
 TEST_F(GatewayTest, WatchOfFinishedTasksEndsAtOnce) {
   StartBoth();
   const std::string id = MustSend(MakeTask("add", {1, 1}));
@@ -763,6 +814,151 @@ TEST_F(GatewayTest, QuietWatchIsKeptAlive) {
   while (stream->Read(&news)) {
   }
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+// ---- dead letters -----------------------------------------------------------
+
+class DeadLettersTest : public GatewayTest {
+ protected:
+  void Start() {
+    StartServer();
+    admin_ = v1::AdminService::NewStub(channel_);
+  }
+
+  void Lay(const std::string& id, const std::string& name, int64_t ms) {
+    Task task{.id = id, .name = name};
+    task.args.push_back(*MakeValue(int64_t{2}));
+    task.args_null = false;
+    absl::Notification laid;
+    memory_backend_->LayDead({.task_id = id,
+                              .name = name,
+                              .queue = broker_.DefaultQueue(),
+                              .reason = "begun 10 times",
+                              .body = EncodeTask(task),
+                              .time = absl::FromUnixMillis(ms),
+                              .attempts = 3},
+                             [&](absl::Status status) {
+                               EXPECT_TRUE(status.ok()) << status;
+                               laid.Notify();
+                             });
+    laid.WaitForNotification();
+  }
+
+  v1::ListDeadTasksResponse List(const v1::ListDeadTasksRequest& request = {}) {
+    v1::ListDeadTasksResponse response;
+    const grpc::Status status =
+        admin_->ListDeadTasks(Context().get(), request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return response;
+  }
+
+  std::unique_ptr<v1::AdminService::Stub> admin_;
+};
+
+TEST_F(DeadLettersTest, AreListedNewestFirstPageByPage) {
+  Start();
+  EXPECT_EQ(List().dead_tasks_size(), 0);
+  Lay("old", "add", 1'000);
+  Lay("new", "multiply", 3'500);
+  v1::ListDeadTasksRequest request;
+  request.set_page_size(1);
+  v1::ListDeadTasksResponse page = List(request);
+  ASSERT_EQ(page.dead_tasks_size(), 1);
+  const v1::DeadTask& dead = page.dead_tasks(0);
+  EXPECT_EQ(dead.task_id(), "new");
+  EXPECT_EQ(dead.name(), "multiply");
+  EXPECT_EQ(dead.queue(), broker_.DefaultQueue());
+  EXPECT_EQ(dead.reason(), "begun 10 times");
+  EXPECT_EQ(dead.time().seconds(), 3);
+  EXPECT_EQ(dead.time().nanos(), 500'000'000);
+  EXPECT_EQ(dead.attempts(), 3);
+  const std::string token = page.next_page_token();
+  EXPECT_NE(token, "");
+  request.set_page_token(token);
+  page = List(request);
+  ASSERT_EQ(page.dead_tasks_size(), 1);
+  EXPECT_EQ(page.dead_tasks(0).task_id(), "old");
+  EXPECT_EQ(page.next_page_token(), "");
+
+  request.set_queue("other");  // a token is its queue's
+  v1::ListDeadTasksResponse response;
+  EXPECT_EQ(ReasonIn(admin_->ListDeadTasks(Context().get(), request, &response)),
+            "INVALID_FIELD");
+  request.clear_page_token();
+  EXPECT_EQ(List(request).dead_tasks_size(), 0);
+}
+
+TEST_F(DeadLettersTest, ARetriedOneRunsAsACopy) {
+  Start();
+  Lay("dead", "add", 1'000);
+  v1::RetryTaskRequest request;
+  request.set_task_id("dead");
+  request.set_request_id("again");
+  v1::RetryTaskResponse response;
+  grpc::Status status = admin_->RetryTask(Context().get(), request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  const std::string copy = response.state().task_id();
+  EXPECT_THAT(copy, StartsWith("task_"));
+  EXPECT_EQ(response.state().status(), v1::TASK_STATUS_PENDING);
+  EXPECT_EQ(response.state().name(), "add");
+  EXPECT_FALSE(response.replayed());
+  EXPECT_EQ(List().dead_tasks_size(), 0);
+
+  status = admin_->RetryTask(Context().get(), request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.state().task_id(), copy);
+  EXPECT_TRUE(response.replayed());
+  StartWorker();
+  EXPECT_EQ(AwaitInt(copy), 2);
+}
+
+TEST_F(DeadLettersTest, ADeletedOneIsGone) {
+  Start();
+  Lay("dead", "add", 1'000);
+  v1::DeleteDeadTaskRequest request;
+  request.set_task_id("dead");
+  v1::DeleteDeadTaskResponse response;
+  ASSERT_TRUE(admin_->DeleteDeadTask(Context().get(), request, &response).ok());
+  EXPECT_EQ(response.dead_task().task_id(), "dead");
+  const grpc::Status again =
+      admin_->DeleteDeadTask(Context().get(), request, &response);
+  EXPECT_EQ(again.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(ReasonIn(again), "TASK_NOT_FOUND");
+  EXPECT_THAT(again.error_message(), HasSubstr("ListDeadTasks"));
+}
+
+TEST_F(DeadLettersTest, WhatIsWrongIsNamed) {
+  Start();
+  const auto fields = [](const grpc::Status& status) {
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    std::vector<std::string> names;
+    const auto bad = Find<google::rpc::BadRequest>(status);
+    if (!bad.has_value()) return names;
+    for (const auto& field : bad->field_violations()) {
+      names.push_back(field.field());
+    }
+    return names;
+  };
+  v1::ListDeadTasksRequest list;
+  list.set_queue(std::string(256, 'q'));
+  list.set_page_size(-1);
+  list.set_page_token("1000.x.dead");
+  v1::ListDeadTasksResponse listed;
+  EXPECT_THAT(fields(admin_->ListDeadTasks(Context().get(), list, &listed)),
+              ElementsAre("queue", "page_size", "page_token"));
+  v1::RetryTaskRequest retry;
+  retry.set_request_id("two words");
+  v1::RetryTaskResponse retried;
+  EXPECT_THAT(fields(admin_->RetryTask(Context().get(), retry, &retried)),
+              ElementsAre("task_id", "request_id"));
+  retry.set_task_id("nobody");
+  retry.clear_request_id();
+  EXPECT_EQ(ReasonIn(admin_->RetryTask(Context().get(), retry, &retried)),
+            "TASK_NOT_FOUND");
+  v1::DeleteDeadTaskRequest remove;
+  v1::DeleteDeadTaskResponse removed;
+  EXPECT_THAT(fields(admin_->DeleteDeadTask(Context().get(), remove, &removed)),
+              ElementsAre("task_id"));
 }
 
 TEST_F(GatewayTest, BackendThatIsAwayIsUnavailable) {
@@ -1013,6 +1209,57 @@ TEST_F(GatewayTest, HealthFollowsTheBackendAndTheDrain) {
   await(HealthCheckResponse::NOT_SERVING);
   EXPECT_FALSE(stream->Read(&response));
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(GatewayTest, ASchedulesTickIsRun) {
+  StartBoth();
+  auto admin = v1::AdminService::NewStub(channel_);
+  v1::CreateScheduleRequest request;
+  request.set_name("often");
+  request.set_cron_spec("@every 1s");
+  *request.mutable_task() = MakeTask("add", {2, 3});
+  v1::CreateScheduleResponse created;
+  ASSERT_TRUE(admin->CreateSchedule(Context().get(), request, &created).ok());
+  EXPECT_EQ(created.schedule().name(), "often");
+  v1::ListSchedulesResponse list;
+  while (list.schedules_size() != 1 || !list.schedules(0).has_last_run()) {
+    absl::SleepFor(absl::Milliseconds(20));
+    ASSERT_TRUE(admin->ListSchedules(Context().get(), {}, &list).ok());
+  }
+  const v1::TaskState state = Await(list.schedules(0).last_run().task_id());
+  EXPECT_EQ(state.status(), v1::TASK_STATUS_SUCCESS);
+  EXPECT_EQ(state.results(0).int_value(), 5);
+
+  v1::DeleteScheduleRequest gone;
+  gone.set_name("often");
+  v1::DeleteScheduleResponse deleted;
+  ASSERT_TRUE(admin->DeleteSchedule(Context().get(), gone, &deleted).ok());
+  EXPECT_EQ(deleted.schedule().name(), "often");
+  const grpc::Status again =
+      admin->DeleteSchedule(Context().get(), gone, &deleted);
+  EXPECT_EQ(again.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(ReasonIn(again), "SCHEDULE_NOT_FOUND");
+  EXPECT_EQ(Find<google::rpc::ResourceInfo>(again)->resource_name(), "often");
+}
+
+TEST_F(GatewayTest, ADrainingGatewayTakesNoAdminCalls) {
+  StartServer();
+  auto stub = grpc::health::v1::Health::NewStub(channel_);
+  HealthCheckRequest health;
+  health.set_service("penstock.v1.AdminService");
+  auto context = Context();
+  auto stream = stub->Watch(context.get(), health);
+  HealthCheckResponse response;
+  while (response.status() != HealthCheckResponse::SERVING) {
+    ASSERT_TRUE(stream->Read(&response));
+  }
+  auto admin = v1::AdminService::NewStub(channel_);
+  server_->BeginDrain();
+  v1::ListSchedulesResponse list;
+  const grpc::Status refused =
+      admin->ListSchedules(Context().get(), {}, &list);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(ReasonIn(refused), "DRAINING");
 }
 
 TEST_F(GatewayTest, HealthOfAnUnknownServiceIsNotFound) {

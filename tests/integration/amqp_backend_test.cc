@@ -515,6 +515,19 @@ TEST_F(AmqpBackendTest, WhatItCannotDoNamesTheSettingAndTheWayOut) {
                     }).status());
   refused.push_back(
       AwaitDone([&](Done done) { backend_->Lay({}, std::move(done)); }));
+  refused.push_back(Await<bool>([&](auto done) {
+                      backend_->SetProgress("t", "run", {}, absl::Hours(1),
+                                            std::move(done));
+                    }).status());
+  refused.push_back(Await<std::vector<DeadTask>>([&](auto done) {
+                      backend_->ListDead("q", 1, {}, std::move(done));
+                    }).status());
+  refused.push_back(Await<std::optional<DeadTask>>([&](auto done) {
+                      backend_->GetDead("q", "t", std::move(done));
+                    }).status());
+  refused.push_back(Await<std::optional<DeadTask>>([&](auto done) {
+                      backend_->RemoveDead("q", "t", {}, std::move(done));
+                    }).status());
   for (const absl::Status& status : refused) {
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
     EXPECT_EQ(ReasonOf(status), reason::kBackendUnsupported);
@@ -596,8 +609,8 @@ TEST_F(AmqpBackendTest, AGroupIsRefusedBeforeAnythingIsSent) {
   const std::string id = NewId();
   const absl::Status sent =
       Await<Submitted>([&](auto done) {
-        lifecycle_->SubmitGroup(absl::StrCat("group_", id),
-                                {{.id = id, .name = "add"}}, std::nullopt, 0,
+        lifecycle_->SubmitGroup({.id = absl::StrCat("group_", id),
+                                 .members = {{.id = id, .name = "add"}}},
                                 {.payload_hash = "hash"}, std::move(done));
       }).status();
   EXPECT_EQ(ReasonOf(sent), reason::kBackendUnsupported) << sent;

@@ -56,7 +56,13 @@ bool History::GoTouched(const std::string& id) const {
 }
 
 void History::Refused(size_t call, const absl::Status& why) {
-  if (!workload_->calls[call].impostor && absl::IsAlreadyExists(why)) {
+  const std::vector<Task>& tasks = workload_->calls[call].tasks;
+  // One that was cancelled amid its submission has no claim on its ids.
+  const bool cancelled = std::any_of(
+      tasks.begin(), tasks.end(),
+      [this](const Task& task) { return cancel_asked_.contains(task.id); });
+  if (!workload_->calls[call].impostor && !cancelled &&
+      absl::IsAlreadyExists(why)) {
     Violation(absl::StrCat(workload_->calls[call].name,
                            ": an equal call was refused: ", why.ToString()));
   }
@@ -76,7 +82,9 @@ void History::Published(const std::string& id, const std::string& body) {
       StringHeader(*task, kUnknownSinceHeader).has_value() ? " passed on" : "");
   const int count = ++seen_[id].publishes[which];
   if (faultless_ && !mixed_ && !workload_->calls[expected->call].twice &&
-      !absl::StrContains(which, "passed on") && count > 1) {
+      // Who cancels carries out what follows, and so does who meets the task.
+      cancel_asked_.empty() && !absl::StrContains(which, "passed on") &&
+      count > 1) {
     Violation(absl::StrCat(id, " (", which,
                            ") was published again, though "
                            "nothing was lost"));
@@ -165,6 +173,28 @@ void History::Stands(const std::string& id,
                          " and is now ", Shown(state)));
 }
 
+bool History::OneFailed(const std::vector<std::string>& members) const {
+  return std::any_of(members.begin(), members.end(), [this](const auto& id) {
+    auto seen = seen_.find(id);
+    return seen != seen_.end() && seen->second.final_state.has_value() &&
+           seen->second.final_state->status == Status::kFailure;
+  });
+}
+
+// Whether a task that was cancelled or expired while it waited, for others or for
+// its submission, was never sent: no one has met it, so what hangs on it alone
+// is neither sent nor ended.
+bool History::WasPassedOver(const std::string& id) const {
+  const Expected& expected = workload_->tasks.at(id);
+  auto seen = seen_.find(id);
+  if (seen == seen_.end() || !seen->second.final_state.has_value()) return false;
+  const std::string& type = seen->second.final_state->error_type;
+  if (type != kErrorCancelled && type != kErrorExpired) return false;
+  return seen->second.publishes.empty() ||
+         (!expected.parent.empty() && OneFailed({expected.parent})) ||
+         OneFailed(expected.members);
+}
+
 // What was promised to end with the accepted calls: all but error tasks whose
 // parent did not fail.
 std::vector<std::string> History::MustEnd() const {
@@ -182,6 +212,15 @@ std::vector<std::string> History::MustEnd() const {
         continue;
       }
       if (GoTouched(id)) continue;
+    }
+    if (!expected.parent.empty() && !expected.recorded &&
+        WasPassedOver(expected.parent)) {
+      continue;
+    }
+    if (!expected.instead_of.empty() &&
+        (GoTouched(expected.instead_of) ||
+         !OneFailed(workload_->tasks.at(expected.instead_of).members))) {
+      continue;
     }
     ids.push_back(id);
   }
@@ -240,7 +279,11 @@ void History::CheckEnd(int workers) {
   }
   // Each member is read once and a bit by each worker that meets it, and once
   // more before the claim; a repeat of a call looks at one state.
-  const int64_t most = static_cast<int64_t>(members) * (4 * workers + 4) + 20;
+  // Who cancels reads them too.
+  const int64_t most =
+      static_cast<int64_t>(members) *
+          (4 * workers + 4 + 4 * workload_->cancels.size()) +
+      20;
   if (faultless_ && read_ > most) {
     Violation(absl::StrCat(read_, " states were read for ", members,
                            " members of chords"));
@@ -266,7 +309,18 @@ void History::CheckTask(const std::string& id, const Expected& expected) {
   if (absl::StrContains(end.error, "lost: its state has expired")) {
     Violation(absl::StrCat(id, ": ", end.error));
   }
+  if (end.error_type == kErrorCancelled && !cancel_asked_.contains(id)) {
+    Violation(absl::StrCat(id, " was cancelled, and no one asked for it"));
+  }
+  if (end.error_type != kErrorCancelled && cancelled_.contains(id)) {
+    Violation(absl::StrCat(id, " was cancelled, but ended as ", Shown(end)));
+  }
+  if (end.error_type == kErrorExpired &&
+      end.finish_time < expected.expiry.value_or(absl::InfiniteFuture())) {
+    Violation(absl::StrCat(id, " expired too early: ", Shown(end)));
+  }
   if (expected.name == "ok" && end.status == Status::kFailure &&
+      end.error_type != kErrorCancelled && end.error_type != kErrorExpired &&
       end.error_type != kErrorAbandoned && end.error_type != kErrorWornOut &&
       end.error_type != kErrorUnroutable) {
     Violation(absl::StrCat(id, " cannot fail, but did: ", Shown(end)));
@@ -291,6 +345,7 @@ void History::CheckCallback(const std::string& id, const Expected& expected) {
     if (state.has_value() && state->status == Status::kFailure) failed = member;
   }
   const TaskState& end = *seen.final_state;
+  if (end.error_type == kErrorCancelled) return;
   if (failed.empty()) {
     if (seen.runs == 0 && end.error_type != kErrorWornOut) {
       Violation(absl::StrCat("all members succeeded, but callback ", id,

@@ -34,6 +34,9 @@ class History {
   void Accepted(size_t call) { accepted_.insert(call); }
   bool IsAccepted(size_t call) const { return accepted_.contains(call); }
   void Refused(size_t call, const absl::Status& why);
+  // A client asked for it; and was told that it is so.
+  void CancelAsked(const std::string& id) { cancel_asked_.insert(id); }
+  void Cancelled(const std::string& id) { cancelled_.insert(id); }
   void Published(const std::string& id, const std::string& body);
   // A worker may run attempt `attempt`; `before` is the state that stood.
   void MayRun(const std::string& id, int attempt,
@@ -76,7 +79,12 @@ class History {
   void CheckTask(const std::string& id, const Expected& expected);
   void CheckCallback(const std::string& id, const Expected& expected);
 
+  bool OneFailed(const std::vector<std::string>& members) const;
+  bool WasPassedOver(const std::string& id) const;
+
   const Workload* workload_ = nullptr;
+  std::set<std::string> cancel_asked_;
+  std::set<std::string> cancelled_;
   absl::Duration results_expire_in_;
   bool faultless_ = false;
   bool mixed_ = false;

@@ -171,6 +171,17 @@ class SimBackend : public Backend {
                real().EndRequest(request_id, nonce, end, AsDone(std::move(cb)));
              });
   }
+  void ClaimUnique(UniqueClaim claim, Callback<UniqueAnswer> done) override {
+    Op<UniqueAnswer>(
+        "ClaimUnique", kWrites, {claim.key, claim.task_id}, std::move(done),
+        [this, claim](auto cb) { real().ClaimUnique(claim, std::move(cb)); });
+  }
+  void ReleaseUnique(std::vector<UniqueClaim> claims, Done done) override {
+    Op<bool>("ReleaseUnique", kWrites, {claims.front().key},
+             AsCallback(std::move(done)), [this, claims](auto cb) {
+               real().ReleaseUnique(claims, AsDone(std::move(cb)));
+             });
+  }
   void GetStates(
       std::vector<std::string> ids,
       Callback<std::vector<std::optional<TaskState>>> done) override {
@@ -324,6 +335,55 @@ class SimBackend : public Backend {
     Op<bool>(
         "LayDead", kWrites, {task.task_id}, AsCallback(std::move(done)),
         [this, task](auto cb) { real().LayDead(task, AsDone(std::move(cb))); });
+  }
+  // Nobody reports or looks at these here.
+  void SetProgress(std::string id, std::string run, TaskProgress progress,
+                   absl::Duration ttl, Callback<bool> done) override {
+    Op<bool>("SetProgress", kWrites, {id}, std::move(done),
+             [this, id, run, progress, ttl](auto cb) {
+               real().SetProgress(id, run, progress, ttl, std::move(cb));
+             });
+  }
+  void ListDead(std::string queue, int limit, std::optional<DeadPlace> after,
+                Callback<std::vector<DeadTask>> done) override {
+    real().ListDead(queue, limit, after, std::move(done));
+  }
+  void GetDead(std::string queue, std::string id,
+               Callback<std::optional<DeadTask>> done) override {
+    real().GetDead(queue, id, std::move(done));
+  }
+  void RemoveDead(std::string queue, std::string id,
+                  std::optional<absl::Time> time,
+                  Callback<std::optional<DeadTask>> done) override {
+    real().RemoveDead(queue, id, time, std::move(done));
+  }
+  // Nor are there gateways, which alone know of schedules.
+  void CreateSchedule(ScheduleRecord record,
+                      Callback<ScheduleRecord> done) override {
+    real().CreateSchedule(std::move(record), std::move(done));
+  }
+  void GetSchedule(std::string name,
+                   Callback<std::optional<ScheduleRecord>> done) override {
+    real().GetSchedule(std::move(name), std::move(done));
+  }
+  void ListSchedules(std::string after, int limit, bool with_call,
+                     Callback<std::vector<ScheduleRecord>> done) override {
+    real().ListSchedules(std::move(after), limit, with_call, std::move(done));
+  }
+  void PauseSchedule(std::string name, bool paused, absl::Time next_tick,
+                     Callback<std::optional<ScheduleRecord>> done) override {
+    real().PauseSchedule(std::move(name), paused, next_tick, std::move(done));
+  }
+  void DeleteSchedule(std::string name,
+                      Callback<std::optional<ScheduleRecord>> done) override {
+    real().DeleteSchedule(std::move(name), std::move(done));
+  }
+  void LeaseSchedules(int limit, absl::Duration lease, absl::Duration grace,
+                      Callback<LeasedSchedules> done) override {
+    real().LeaseSchedules(limit, lease, grace, std::move(done));
+  }
+  void EndTick(ScheduleTick tick, Done done) override {
+    real().EndTick(std::move(tick), std::move(done));
   }
   void SubscribeHints(absl::AnyInvocable<void(std::string_view)>) override {}
   void Ping(Done done) override {

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "queue/json.h"
+#include "queue/policy.h"
 #include "queue/wire/task_json.h"
 #include "queue/workflow.h"
 
@@ -22,6 +23,7 @@ class Maker {
                 .at = dice_.Between(absl::ZeroDuration(), absl::Seconds(5))};
       call.hash = absl::StrCat("hash-", call.name);
       call.twice = dice_.Chance(0.1);
+      call.request = dice_.Chance(0.3);
       call_ = i;
       switch (dice_.Below(7)) {
         case 0:
@@ -39,6 +41,7 @@ class Maker {
       workload_.calls.push_back(std::move(call));
     }
     if (dice_.Chance(0.1)) AddImpostor();
+    if (dice_.Chance(0.3)) AddCancels();
     return std::move(workload_);
   }
 
@@ -66,6 +69,12 @@ class Maker {
                                                           absl::Seconds(40))};
     } else if (dice_.Chance(0.04)) {
       task.eta = ZonedTime{.time = start_ + latest_ * dice_.Unit()};
+    }
+    if (dice_.Chance(0.05)) {
+      const absl::Time begin = task.eta.has_value() ? task.eta->time : start_;
+      SetExpiry(task, begin + dice_.Between(absl::Milliseconds(1),
+                                            absl::Minutes(2)));
+      workload_.tasks[task.id].expiry = ExpiryOf(task);
     }
     if (dice_.Chance(0.15)) {
       Task child = Plain(dice_.Chance(0.8) ? "ok" : "fail", task.id);
@@ -132,7 +141,35 @@ class Maker {
       }
     }
     if (dice_.Chance(0.2)) AddOnSuccess(callback);
+    if (dice_.Chance(0.3)) {
+      call.on_failure = Plain("ok", "");
+      Expected& follower = workload_.tasks[call.on_failure->id];
+      follower.instead_of = callback.id;
+      follower.args.insert(follower.args.begin(), "*");
+    }
     call.callback = std::move(callback);
+  }
+  // Of what may be under way, or not yet sent, or over.
+  void AddCancels() {
+    const int cancels = dice_.Between(1, 2);
+    for (int i = 0; i < cancels; ++i) {
+      const Call& call =
+          workload_
+              .calls[dice_.Below(static_cast<int>(workload_.calls.size()))];
+      Cancel cancel{.at = call.at + dice_.Between(absl::ZeroDuration(),
+                                                  dice_.Chance(0.7)
+                                                      ? absl::Seconds(2)
+                                                      : absl::Minutes(2))};
+      if (call.kind == Call::kGroup && dice_.Chance(0.4)) {
+        cancel.group_id = call.group_id;
+      } else if (call.callback.has_value() && dice_.Chance(0.2)) {
+        cancel.task_id = call.callback->id;
+      } else {
+        cancel.task_id =
+            call.tasks[dice_.Below(static_cast<int>(call.tasks.size()))].id;
+      }
+      workload_.cancels.push_back(std::move(cancel));
+    }
   }
   void AddImpostor() {
     const Call& victim =
@@ -182,13 +219,22 @@ std::string Workload::Text() const {
     static constexpr const char* kKinds[] = {"task", "chain", "group"};
     absl::StrAppend(&text, call.name, " at ", absl::FormatDuration(call.at),
                     ": ", kKinds[call.kind], " ", call.group_id,
-                    call.twice ? " (twice)" : "", "\n");
+                    call.twice ? " (twice)" : "",
+                    call.request ? " (request)" : "", "\n");
     for (const Task& task : call.tasks) {
       absl::StrAppend(&text, "  ", EncodeTask(task), "\n");
     }
     if (call.callback.has_value()) {
       absl::StrAppend(&text, "  callback ", EncodeTask(*call.callback), "\n");
     }
+    if (call.on_failure.has_value()) {
+      absl::StrAppend(&text, "  on_failure ", EncodeTask(*call.on_failure),
+                      "\n");
+    }
+  }
+  for (const Cancel& cancel : cancels) {
+    absl::StrAppend(&text, "cancel at ", absl::FormatDuration(cancel.at), ": ",
+                    cancel.task_id, cancel.group_id, "\n");
   }
   return text;
 }

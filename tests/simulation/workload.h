@@ -26,10 +26,12 @@ struct Call {
   std::vector<Task> tasks;
   std::string group_id;
   std::optional<Task> callback;
+  std::optional<Task> on_failure;
   int concurrency = 0;
   std::string hash;
   bool twice = false;     // on two gateways at once
   bool impostor = false;  // under an id that another call has
+  bool request = false;   // under a request_id
 };
 
 // What is known about a task before it runs.
@@ -41,13 +43,23 @@ struct Expected {
   std::string parent;  // whose SUCCESS sends it, or whose FAILURE if `on_error`
   bool on_error = false;
   std::vector<std::string> members;  // of the chord whose callback it is
+  std::optional<absl::Time> expiry;
+  std::string instead_of;  // the callback in whose stead it is sent
   // Whether a group's or chain's record names it: Penstock ends it even if all
   // that stood before it ran on Go workers.
   bool recorded = false;
 };
 
+// A client that wants a task or a group no more.
+struct Cancel {
+  absl::Duration at;
+  std::string task_id;   // empty: the group
+  std::string group_id;
+};
+
 struct Workload {
   std::vector<Call> calls;
+  std::vector<Cancel> cancels;
   std::map<std::string, Expected> tasks;  // by id
 
   std::string Text() const;

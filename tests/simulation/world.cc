@@ -390,15 +390,23 @@ void World::MaybeBreakSomething() {
 
 // ---- the clients
 
-void World::Submit(size_t index, int tries_left) {
-  const Call& call = workload_.calls[index];
+// nullptr: none is up.
+Lifecycle* World::AnyGateway() {
   std::vector<Member*> gateways;
   for (auto& member : fleet_) {
     if (member->kind == Member::kGateway && member->body != nullptr) {
       gateways.push_back(member.get());
     }
   }
-  if (gateways.empty()) {
+  if (gateways.empty()) return nullptr;
+  return gateways[dice().Below(static_cast<int>(gateways.size()))]
+      ->body->lifecycle.get();
+}
+
+void World::Submit(size_t index, int tries_left) {
+  const Call& call = workload_.calls[index];
+  Lifecycle* const lifecycle = AnyGateway();
+  if (lifecycle == nullptr) {
     scheduler_.After(absl::Seconds(1), Scheduler::kWork, "no gateway",
                      call.name,
                      [this, index, tries_left] { Submit(index, tries_left); });
@@ -408,14 +416,20 @@ void World::Submit(size_t index, int tries_left) {
     --waiting_calls_;
     return;
   }
-  Lifecycle& lifecycle =
-      *gateways[dice().Below(static_cast<int>(gateways.size()))]
-           ->body->lifecycle;
-  Submission submission{.payload_hash = call.hash};
   Callback<Submitted> done = [this, index,
                               tries_left](absl::StatusOr<Submitted> answer) {
     Answered(index, tries_left, std::move(answer));
   };
+  if (call.request) {
+    SubmitAsRequest(*lifecycle, call, std::move(done));
+  } else {
+    SubmitTo(*lifecycle, call, std::move(done));
+  }
+}
+
+void World::SubmitTo(Lifecycle& lifecycle, const Call& call,
+                     Callback<Submitted> done) {
+  Submission submission{.payload_hash = call.hash};
   switch (call.kind) {
     case Call::kTask:
       lifecycle.SubmitTask(call.tasks[0], submission, std::move(done));
@@ -424,10 +438,95 @@ void World::Submit(size_t index, int tries_left) {
       lifecycle.SubmitChain(call.tasks, submission, std::move(done));
       return;
     case Call::kGroup:
-      lifecycle.SubmitGroup(call.group_id, call.tasks, call.callback,
-                            call.concurrency, submission, std::move(done));
+      lifecycle.SubmitGroup({.id = call.group_id,
+                             .members = call.tasks,
+                             .callback = call.callback,
+                             .on_failure = call.on_failure,
+                             .send_concurrency = call.concurrency},
+                            submission, std::move(done));
       return;
   }
+}
+
+// As the gateway does: RepeatableSend.
+void World::SubmitAsRequest(Lifecycle& lifecycle, const Call& call,
+                            Callback<Submitted> done) {
+  lifecycle.ClaimRequest(
+      call.name, call.hash, scheduler_.Now() + absl::Seconds(30),
+      [this, &lifecycle, &call,
+       done = std::move(done)](absl::StatusOr<RequestAnswer> answer) mutable {
+        if (!answer.ok()) return std::move(done)(answer.status());
+        if (answer->kind == RequestAnswer::kDone) {
+          return std::move(done)(Submitted{.replayed = true});
+        }
+        SubmitTo(lifecycle, call,
+                 [&lifecycle, &call, nonce = answer->nonce,
+                  done = std::move(done)](
+                     absl::StatusOr<Submitted> submitted) mutable {
+                   const absl::Status status = submitted.status();
+                   // It died: nobody is left to say so.
+                   if (absl::IsCancelled(status)) {
+                     return std::move(done)(std::move(submitted));
+                   }
+                   const bool open = absl::IsUnavailable(status) ||
+                                     absl::IsDeadlineExceeded(status) ||
+                                     absl::IsAborted(status);
+                   lifecycle.EndRequest(
+                       call.name, nonce,
+                       status.ok() ? RequestEnd::kAccepted
+                       : open      ? RequestEnd::kOpen
+                                   : RequestEnd::kRefused,
+                       [submitted = std::move(submitted),
+                        done = std::move(done)](absl::Status ended) mutable {
+                         if (absl::IsCancelled(ended)) {
+                           return std::move(done)(std::move(ended));
+                         }
+                         std::move(done)(std::move(submitted));
+                       });
+                 });
+      });
+}
+
+// A client that is told that it may not have been done asks again.
+void World::AskToCancel(const Cancel& cancel, int tries_left) {
+  Lifecycle* const lifecycle = AnyGateway();
+  auto again = [this, &cancel, tries_left](const absl::Status& status) {
+    scheduler_.Note("canceller is told",
+                    absl::StrCat(cancel.task_id, cancel.group_id, " ",
+                                 absl::StatusCodeToString(status.code())));
+    if (status.ok() || tries_left == 0) {
+      --waiting_calls_;
+      return;
+    }
+    scheduler_.After(dice().Between(absl::ZeroDuration(), absl::Seconds(5)),
+                     Scheduler::kWork, "cancels again", cancel.task_id,
+                     [this, &cancel, tries_left] {
+                       AskToCancel(cancel, tries_left - 1);
+                     });
+  };
+  if (lifecycle == nullptr) return again(absl::UnavailableError("no gateway"));
+  if (!cancel.task_id.empty()) {
+    history_.CancelAsked(cancel.task_id);
+    lifecycle->CancelTask(
+        cancel.task_id, "why",
+        [this, &cancel,
+         again](absl::StatusOr<std::optional<CancelledTask>> answer) {
+          if (answer.ok() && answer->has_value() && (*answer)->accepted) {
+            history_.Cancelled(cancel.task_id);
+          }
+          again(answer.status());
+        });
+    return;
+  }
+  for (const Call& call : workload_.calls) {
+    if (call.group_id != cancel.group_id) continue;
+    for (const Task& member : call.tasks) history_.CancelAsked(member.id);
+    if (call.callback.has_value()) history_.CancelAsked(call.callback->id);
+  }
+  lifecycle->CancelGroup(cancel.group_id, "why",
+                         [again](absl::StatusOr<std::optional<int>> answer) {
+                           again(answer.status());
+                         });
 }
 
 void World::Answered(size_t index, int tries_left,
@@ -513,6 +612,12 @@ void World::Run() {
       scheduler_.After(call.at, Scheduler::kWork, "client calls", call.name,
                        [this, i] { Submit(i, kTries); });
     }
+  }
+  for (const Cancel& cancel : workload_.cancels) {
+    ++waiting_calls_;
+    scheduler_.After(cancel.at, Scheduler::kWork, "client cancels",
+                     absl::StrCat(cancel.task_id, cancel.group_id),
+                     [this, &cancel] { AskToCancel(cancel, kTries); });
   }
   while (history_.violation().empty() && !Quiet()) {
     if (!scheduler_.Step()) break;

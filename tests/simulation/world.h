@@ -237,7 +237,13 @@ class World {
   void Crash(Member& member);
   void MaybeBreakSomething();
   void Submit(size_t call, int tries_left);
+  void SubmitTo(Lifecycle& lifecycle, const Call& call,
+                Callback<Submitted> done);
+  void SubmitAsRequest(Lifecycle& lifecycle, const Call& call,
+                       Callback<Submitted> done);
   void Answered(size_t call, int tries_left, absl::StatusOr<Submitted> answer);
+  void AskToCancel(const Cancel& cancel, int tries_left);
+  Lifecycle* AnyGateway();
   bool Quiet();
   std::string WhatIsLeft();
 

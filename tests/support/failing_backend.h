@@ -98,6 +98,13 @@ class FailingBackend : public Backend {
       real_->Finish(std::move(request), std::move(callback));
     });
   }
+  void SetProgress(std::string task_id, std::string run, TaskProgress progress,
+                   absl::Duration ttl, Callback<bool> done) override {
+    Pass("SetProgress", std::move(done), [&](auto callback) {
+      real_->SetProgress(std::move(task_id), std::move(run),
+                         std::move(progress), ttl, std::move(callback));
+    });
+  }
   void Continue(TaskState pending, absl::Duration ttl, absl::Duration final_ttl,
                 Callback<ContinueAnswer> done) override {
     Pass("Continue", std::move(done), [&](auto callback) {
@@ -128,6 +135,16 @@ class FailingBackend : public Backend {
     Pass("EndRequest", std::move(done), [&](auto callback) {
       real_->EndRequest(std::move(request_id), std::move(nonce), end,
                         std::move(callback));
+    });
+  }
+  void ClaimUnique(UniqueClaim claim, Callback<UniqueAnswer> done) override {
+    Pass("ClaimUnique", std::move(done), [&](auto callback) {
+      real_->ClaimUnique(std::move(claim), std::move(callback));
+    });
+  }
+  void ReleaseUnique(std::vector<UniqueClaim> claims, Done done) override {
+    Pass("ReleaseUnique", std::move(done), [&](auto callback) {
+      real_->ReleaseUnique(std::move(claims), std::move(callback));
     });
   }
   void GetStates(
@@ -229,6 +246,71 @@ class FailingBackend : public Backend {
     }
     Pass("LayDead", std::move(done), [&](auto callback) {
       real_->LayDead(std::move(task), std::move(callback));
+    });
+  }
+  void ListDead(std::string queue, int limit, std::optional<DeadPlace> after,
+                Callback<std::vector<DeadTask>> done) override {
+    Pass("ListDead", std::move(done), [&](auto callback) {
+      real_->ListDead(std::move(queue), limit, std::move(after),
+                      std::move(callback));
+    });
+  }
+  void GetDead(std::string queue, std::string task_id,
+               Callback<std::optional<DeadTask>> done) override {
+    Pass("GetDead", std::move(done), [&](auto callback) {
+      real_->GetDead(std::move(queue), std::move(task_id),
+                     std::move(callback));
+    });
+  }
+  void RemoveDead(std::string queue, std::string task_id,
+                  std::optional<absl::Time> time,
+                  Callback<std::optional<DeadTask>> done) override {
+    Pass("RemoveDead", std::move(done), [&](auto callback) {
+      real_->RemoveDead(std::move(queue), std::move(task_id), time,
+                        std::move(callback));
+    });
+  }
+  void CreateSchedule(ScheduleRecord record,
+                      Callback<ScheduleRecord> done) override {
+    Pass("CreateSchedule", std::move(done), [&](auto callback) {
+      real_->CreateSchedule(std::move(record), std::move(callback));
+    });
+  }
+  void GetSchedule(std::string name,
+                   Callback<std::optional<ScheduleRecord>> done) override {
+    Pass("GetSchedule", std::move(done), [&](auto callback) {
+      real_->GetSchedule(std::move(name), std::move(callback));
+    });
+  }
+  void ListSchedules(std::string after, int limit, bool with_call,
+                     Callback<std::vector<ScheduleRecord>> done) override {
+    Pass("ListSchedules", std::move(done), [&](auto callback) {
+      real_->ListSchedules(std::move(after), limit, with_call,
+                           std::move(callback));
+    });
+  }
+  void PauseSchedule(std::string name, bool paused, absl::Time next_tick,
+                     Callback<std::optional<ScheduleRecord>> done) override {
+    Pass("PauseSchedule", std::move(done), [&](auto callback) {
+      real_->PauseSchedule(std::move(name), paused, next_tick,
+                           std::move(callback));
+    });
+  }
+  void DeleteSchedule(std::string name,
+                      Callback<std::optional<ScheduleRecord>> done) override {
+    Pass("DeleteSchedule", std::move(done), [&](auto callback) {
+      real_->DeleteSchedule(std::move(name), std::move(callback));
+    });
+  }
+  void LeaseSchedules(int limit, absl::Duration lease, absl::Duration grace,
+                      Callback<LeasedSchedules> done) override {
+    Pass("LeaseSchedules", std::move(done), [&](auto callback) {
+      real_->LeaseSchedules(limit, lease, grace, std::move(callback));
+    });
+  }
+  void EndTick(ScheduleTick tick, Done done) override {
+    Pass("EndTick", std::move(done), [&](auto callback) {
+      real_->EndTick(std::move(tick), std::move(callback));
     });
   }
   void SubscribeHints(

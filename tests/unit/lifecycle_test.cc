@@ -118,8 +118,16 @@ class LifecycleTest : public ::testing::Test {
                                       std::optional<Task> callback = {},
                                       const std::string& hash = "h") {
     return Call([&](Callback<Submitted> done) {
-      lifecycle_->SubmitGroup(id, std::move(members), std::move(callback), 0,
+      lifecycle_->SubmitGroup({.id = id,
+                               .members = std::move(members),
+                               .callback = std::move(callback)},
                               {.payload_hash = hash}, std::move(done));
+    });
+  }
+  absl::StatusOr<Submitted> SendChord(NewGroup chord) {
+    return Call([&](Callback<Submitted> done) {
+      lifecycle_->SubmitGroup(std::move(chord), {.payload_hash = "h"},
+                              std::move(done));
     });
   }
 
@@ -325,6 +333,53 @@ TEST_F(LifecycleTest, AFailedMemberEndsTheChordNamingIt) {
   environment_.RunDue();
   EXPECT_EQ(Seen("cb"), "FAILURE group member fail (b) failed: boom");
   EXPECT_EQ(runs_["cb"], 0);
+}
+
+TEST_F(LifecycleTest, AFailedMemberSendsWhatTheChordHasForThat) {
+  const Task say{.id = "f", .name = "say", .args = {Int(7)}, .args_null = false};
+  std::vector<std::string> said;
+  handlers_["say"] = [&](const Task& task) {
+    for (const Value& arg : task.args) said.push_back(arg.json);
+    return Outcome{};
+  };
+  ASSERT_TRUE(SendChord({.id = "good",
+                         .members = {Add("a", {1})},
+                         .callback = Task{.id = "good-cb", .name = "add"},
+                         .on_failure = say})
+                  .ok());
+  ASSERT_TRUE(
+      SendChord({.id = "bad",
+                 .members = {Add("b", {1}), {.id = "c", .name = "fail"}},
+                 .callback = Task{.id = "bad-cb", .name = "add"},
+                 .on_failure = say})
+          .ok());
+  EXPECT_EQ(Seen("f"), "none");
+  StartWorker();
+  environment_.Advance(absl::Minutes(3));
+  EXPECT_EQ(Seen("good-cb"), "SUCCESS 1");
+  EXPECT_EQ(Seen("bad-cb"), "FAILURE group member fail (c) failed: boom");
+  EXPECT_EQ(Seen("f"), "SUCCESS");
+  EXPECT_THAT(said, ElementsAre("\"group member fail (c) failed: boom\"", "7"));
+}
+
+TEST_F(LifecycleTest, ResultsThatAreTooLargeFailTheTaskForGood) {
+  size_t size = (1 << 20) - 6;  // with the type "string"
+  handlers_["large"] = [&](const Task&) {
+    Value text{.type = "string",
+               .json = absl::StrCat("\"", std::string(size - 2, 'x'), "\"")};
+    return Outcome{.results = {text}};
+  };
+  ASSERT_TRUE(Send({.id = "fits", .name = "large"}).ok());
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(State("fits")->status, Status::kSuccess);
+  ++size;
+  ASSERT_TRUE(Send({.id = "large", .name = "large", .retry_count = 3}).ok());
+  environment_.RunDue();
+  EXPECT_THAT(Seen("large"),
+              HasSubstr("FAILURE RESULT_TOO_LARGE: the results are 1048577"));
+  EXPECT_EQ(State("large")->error_type, kErrorResultTooLarge);
+  EXPECT_EQ(runs_["large"], 1);
 }
 
 TEST_F(LifecycleTest, AnErrorTaskGetsTheErrorFirst) {
@@ -1017,12 +1072,37 @@ TEST_F(LifecycleTest, ATaskThatExpiredBeforeItBeganEndsWithItsSteps) {
   environment_.Advance(absl::Minutes(2));
   StartWorker();
   environment_.RunDue();
-  EXPECT_THAT(Seen("t"), HasSubstr("FAILURE expired: it had not begun by"));
+  EXPECT_THAT(Seen("t"), HasSubstr("FAILURE EXPIRED: it had not begun by"));
   EXPECT_EQ(State("t")->error_type, kErrorExpired);
-  EXPECT_THAT(Seen("s"), HasSubstr("FAILURE link add (t) failed: expired"));
+  EXPECT_THAT(Seen("s"), HasSubstr("FAILURE link add (t) failed: EXPIRED"));
   EXPECT_EQ(Seen("e"), "SUCCESS");
   EXPECT_EQ(runs_["t"], 0);
   EXPECT_EQ(acks_, 2);
+}
+
+// No worker meets them: the sweeper does.
+TEST_F(LifecycleTest, WhatExpiresInAnOpenGroupOrChainEndsWithoutAWorker) {
+  const absl::Time expiry = environment_.Now() + absl::Minutes(1);
+  Task member = Add("m", {1});
+  SetExpiry(member, expiry);
+  Task link = Add("second", {1});
+  SetExpiry(link, expiry);
+  ASSERT_TRUE(SendGroup("g", {member}, Task{.id = "cb", .name = "add"}).ok());
+  ASSERT_TRUE(SendChain({Add("first", {1}), link, Add("third", {})}).ok());
+  environment_.Advance(absl::Seconds(59));
+  EXPECT_EQ(Seen("m"), "PENDING");
+  environment_.Advance(absl::Minutes(2));
+  EXPECT_THAT(Seen("m"), HasSubstr("FAILURE EXPIRED: it had not begun by"));
+  EXPECT_EQ(State("m")->error_type, kErrorExpired);
+  EXPECT_THAT(Seen("cb"), HasSubstr("group member add (m) failed: EXPIRED"));
+  EXPECT_THAT(Seen("second"), HasSubstr("FAILURE EXPIRED"));
+  EXPECT_THAT(Seen("third"), HasSubstr("FAILURE link add (second) failed"));
+  EXPECT_EQ(Seen("first"), "PENDING");
+  StartWorker();
+  environment_.Advance(absl::Minutes(2));
+  EXPECT_EQ(Seen("first"), "SUCCESS 1");
+  EXPECT_EQ(runs_["second"], 0);
+  EXPECT_TRUE(NothingIsOpen());
 }
 
 TEST_F(LifecycleTest, ATaskThatHadBegunDoesNotExpire) {
@@ -1049,6 +1129,296 @@ TEST_F(LifecycleTest, ARetryDoesNotExpire) {
   environment_.Advance(absl::Seconds(10));
   EXPECT_EQ(Seen("t"), "FAILURE boom");
   EXPECT_EQ(runs_["t"], 2);
+}
+
+Task Unique(Task task, const std::string& key) {
+  SetUniqueKey(task, key);
+  return task;
+}
+
+TEST_F(LifecycleTest, AUniqueKeyIsHeldUntilItsTaskIsFinal) {
+  ASSERT_TRUE(Send(Unique(Add("a", {1}), "k")).ok());
+  const absl::Status held = Send(Unique(Add("b", {1}), "k")).status();
+  EXPECT_TRUE(absl::IsAlreadyExists(held)) << held;
+  EXPECT_EQ(ReasonOf(held), reason::kUniqueKeyHeld);
+  EXPECT_EQ(MetadataOf(held)["task_id"], "a");
+  EXPECT_EQ(Seen("b"), "none");
+  EXPECT_TRUE(Send(Unique(Add("c", {1}), "another")).ok());
+  EXPECT_TRUE(Send(Unique(Add("a", {1}), "k"))->replayed);
+
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(Seen("a"), "SUCCESS 1");
+  EXPECT_TRUE(Send(Unique(Add("b", {1}), "k")).ok());
+  // A repeat of what ended is still one, whoever has the key now.
+  EXPECT_TRUE(Send(Unique(Add("a", {1}), "k"))->replayed);
+}
+
+TEST_F(LifecycleTest, ARetryStillHoldsItsUniqueKey) {
+  StartWorker();
+  ASSERT_TRUE(
+      Send(Unique({.id = "a", .name = "fail", .retry_count = 1}, "k")).ok());
+  environment_.RunDue();
+  EXPECT_EQ(State("a")->status, Status::kRetry);
+  EXPECT_EQ(ReasonOf(Send(Unique(Add("b", {1}), "k")).status()),
+            reason::kUniqueKeyHeld);
+  environment_.Advance(absl::Minutes(1));
+  EXPECT_EQ(State("a")->status, Status::kFailure);
+  EXPECT_TRUE(Send(Unique(Add("b", {1}), "k")).ok());
+}
+
+TEST_F(LifecycleTest, AGroupThatIsRefusedHoldsNoUniqueKey) {
+  ASSERT_TRUE(Send(Unique(Add("holder", {1}), "second")).ok());
+  EXPECT_EQ(ReasonOf(SendGroup("g", {Unique(Add("a", {1}), "first"),
+                                     Unique(Add("b", {1}), "second")})
+                         .status()),
+            reason::kUniqueKeyHeld);
+  EXPECT_EQ(Seen("a"), "none");
+  EXPECT_TRUE(Send(Unique(Add("c", {1}), "first")).ok());
+
+  Task nowhere = Unique(Add("d", {1}), "third");
+  nowhere.routing_key = "nowhere";
+  EXPECT_EQ(ReasonOf(Send(nowhere).status()), reason::kQueueNotFound);
+  EXPECT_TRUE(Send(Unique(Add("e", {1}), "third")).ok());
+}
+
+// It died after it took the key and before it wrote the state.
+TEST_F(LifecycleTest, AUniqueKeyOfADeadGatewayIsFreeSoon) {
+  memory_backend_->ClaimUnique(
+      {.key = "k", .task_id = "lost", .ttl = absl::Hours(1)},
+      [](absl::StatusOr<UniqueAnswer>) {});
+  EXPECT_EQ(ReasonOf(Send(Unique(Add("a", {1}), "k")).status()),
+            reason::kUniqueKeyHeld);
+  environment_.Advance(absl::Minutes(1));
+  EXPECT_TRUE(Send(Unique(Add("a", {1}), "k")).ok());
+}
+
+TEST_F(LifecycleTest, AResultLivesAsLongAsItsTaskSays) {
+  Task brief = Add("brief", {1});
+  SetResultTtl(brief, absl::Minutes(1));
+  Task lasting{.id = "lasting", .name = "fail"};
+  SetResultTtl(lasting, absl::Hours(30));
+  ASSERT_TRUE(Send(brief).ok());
+  ASSERT_TRUE(Send(lasting).ok());
+  ASSERT_TRUE(Send(Add("other", {2})).ok());
+  environment_.Advance(absl::Hours(2));  // waiting does not count
+  StartWorker();
+  EXPECT_EQ(Seen("brief"), "SUCCESS 1");
+  environment_.Advance(absl::Minutes(1) + absl::Seconds(1));
+  EXPECT_EQ(Seen("brief"), "none");
+  EXPECT_EQ(Seen("other"), "SUCCESS 2");
+  environment_.Advance(absl::Hours(28));
+  EXPECT_EQ(Seen("other"), "none");
+  EXPECT_EQ(Seen("lasting"), "FAILURE boom");
+  environment_.Advance(absl::Hours(2));
+  EXPECT_EQ(Seen("lasting"), "none");
+}
+
+TEST_F(LifecycleTest, WhatNeverRanLivesAsLongAsItsTaskSays) {
+  Task next = Add("next", {});
+  SetResultTtl(next, absl::Hours(30));
+  Task late = Add("late", {});
+  SetExpiry(late, environment_.Now() + absl::Minutes(1));
+  SetResultTtl(late, absl::Hours(30));
+  ASSERT_TRUE(SendChain({{.id = "t", .name = "fail"}, next}).ok());
+  ASSERT_TRUE(Send(late).ok());
+  environment_.Advance(absl::Minutes(2));
+  StartWorker();
+  environment_.Advance(absl::Hours(29));
+  EXPECT_THAT(Seen("next"), HasSubstr("FAILURE link fail (t) failed"));
+  EXPECT_THAT(Seen("late"), HasSubstr("FAILURE EXPIRED"));
+  EXPECT_EQ(Seen("t"), "none");
+}
+
+TEST_F(LifecycleTest, AMemberOfAnOpenGroupLivesThoughItAskedForLess) {
+  Task early = Add("early", {1});
+  SetResultTtl(early, absl::Hours(1));
+  Task late = Add("late", {2});
+  late.eta = ZonedTime{.time = environment_.Now() + absl::Hours(5)};
+  ASSERT_TRUE(
+      SendGroup("g", {early, late}, Task{.id = "cb", .name = "add"}).ok());
+  StartWorker();
+  environment_.Advance(absl::Hours(5) + absl::Seconds(1));
+  EXPECT_EQ(Seen("cb"), "SUCCESS 3");
+}
+
+// ---- dead letters
+
+class DeadLettersTest : public LifecycleTest {
+ protected:
+  // Sends chain t, next, whose first link becomes a dead letter.
+  void MakeDeadLink() {
+    Task t = Add("t", {1, 1});
+    t.retry_count = 2;
+    SetExpiry(t, environment_.Now() + absl::Hours(1));
+    SetStringHeader(t, "color", "blue");
+    ASSERT_TRUE(SendChain({t, Add("next", {5})}).ok());
+    Die("t");
+  }
+
+  // Runs it ten times without an end.
+  void Die(const std::string& id) {
+    hold_outcomes_ = true;
+    for (int i = 0; i < 10; ++i) {
+      StartWorker();
+      environment_.RunDue();
+      CrashWorker();
+    }
+    StartWorker();
+    EXPECT_THAT(Seen(id), HasSubstr("FAILURE begun 10 times"));
+    hold_outcomes_ = false;
+    consumer_.reset();
+  }
+
+  absl::StatusOr<RetriedTask> Retry(const std::string& id,
+                                    const std::string& request_id = "",
+                                    const std::string& queue = "") {
+    std::optional<absl::StatusOr<RetriedTask>> answer;
+    lifecycle_->RetryDead(
+        {.queue = queue,
+         .task_id = id,
+         .request_id = request_id,
+         .deadline = environment_.Now() + absl::Seconds(5)},
+        [&](absl::StatusOr<RetriedTask> result) { answer = result; });
+    for (int i = 0; i < 200 && !answer.has_value(); ++i) {
+      environment_.Advance(absl::Milliseconds(50));
+    }
+    return answer.value_or(absl::InternalError("no answer"));
+  }
+
+  std::vector<std::string> Listed() {
+    std::vector<std::string> ids;
+    lifecycle_->ListDead("", 10, std::nullopt,
+                         [&](absl::StatusOr<std::vector<DeadTask>> tasks) {
+                           for (const DeadTask& task : tasks.value()) {
+                             ids.push_back(task.task_id);
+                           }
+                         });
+    environment_.RunDue();
+    return ids;
+  }
+};
+
+TEST_F(DeadLettersTest, ACopyRunsUnderANewIdAndWhatFollowsToo) {
+  MakeDeadLink();
+  EXPECT_THAT(Listed(), ElementsAre("t"));
+  environment_.Advance(absl::Hours(3));  // past its expiry
+  std::vector<Task> ran;
+  handlers_["add"] = [&](const Task& task) {
+    ran.push_back(task);
+    int64_t sum = 0;
+    for (const Value& arg : task.args) sum += std::stoll(arg.json);
+    return Success({Int(sum)});
+  };
+  const absl::StatusOr<RetriedTask> retried = Retry("t");
+  ASSERT_TRUE(retried.ok()) << retried.status();
+  EXPECT_FALSE(retried->replayed);
+  const std::string id = retried->state.task_id;
+  EXPECT_NE(id, "t");
+  EXPECT_EQ(retried->state.status, Status::kPending);
+  EXPECT_EQ(Seen(id), "PENDING");
+  EXPECT_TRUE(Listed().empty());
+
+  StartWorker();
+  EXPECT_EQ(Seen(id), "SUCCESS 2");
+  ASSERT_EQ(ran.size(), 2u);
+  EXPECT_EQ(StringHeader(ran[0], kRetryOfHeader), "t");
+  EXPECT_EQ(StringHeader(ran[0], "color"), "blue");
+  EXPECT_EQ(AttemptOf(ran[0]), 1);
+  EXPECT_EQ(ran[0].retry_count, 2);
+  EXPECT_EQ(StringHeader(ran[1], kRetryOfHeader), "next");
+  EXPECT_EQ(Seen(ran[1].id), "SUCCESS 7");
+}
+
+TEST_F(DeadLettersTest, ACopyOfAMemberDoesNotEndItsChordAgain) {
+  ASSERT_TRUE(SendGroup("g", {Add("t", {1}), Add("u", {2})},
+                        Task{.id = "cb", .name = "add"})
+                  .ok());
+  Die("t");
+  StartWorker();
+  environment_.Advance(absl::Minutes(1));
+  const std::string ended = Seen("cb");
+  EXPECT_THAT(ended, HasSubstr("FAILURE group member add (t) failed"));
+  runs_.clear();
+  const absl::StatusOr<RetriedTask> retried = Retry("t");
+  ASSERT_TRUE(retried.ok()) << retried.status();
+  environment_.Advance(absl::Minutes(5));
+  EXPECT_EQ(Seen(retried->state.task_id), "SUCCESS 1");
+  EXPECT_EQ(Seen("cb"), ended);
+  EXPECT_EQ(runs_["cb"], 0);
+  EXPECT_TRUE(NothingIsOpen());
+}
+
+TEST_F(DeadLettersTest, TheLetterStaysUntilTheCopyIsConfirmed) {
+  MakeDeadLink();
+  broker_.FailNextPublish(MakeError(absl::StatusCode::kUnavailable,
+                                    reason::kBrokerUnavailable, "away"));
+  EXPECT_TRUE(absl::IsUnavailable(Retry("t").status()));
+  EXPECT_THAT(Listed(), ElementsAre("t"));
+  backend_.FailNext("RemoveDead", 1);
+  const absl::Status unsure = Retry("t").status();
+  EXPECT_TRUE(absl::IsUnavailable(unsure));
+  EXPECT_THAT(std::string(unsure.message()), HasSubstr("the copy was sent"));
+  EXPECT_THAT(Listed(), ElementsAre("t"));
+  const absl::StatusOr<RetriedTask> retried = Retry("t");
+  ASSERT_TRUE(retried.ok()) << retried.status();
+  EXPECT_TRUE(Listed().empty());
+  StartWorker();
+  EXPECT_EQ(Seen(retried->state.task_id), "SUCCESS 2");
+}
+
+TEST_F(DeadLettersTest, WhatIsNotDeadIsNamed) {
+  const absl::Status unknown = Retry("nobody").status();
+  EXPECT_TRUE(absl::IsNotFound(unknown));
+  EXPECT_EQ(ReasonOf(unknown), reason::kTaskNotFound);
+  EXPECT_THAT(std::string(unknown.message()), HasSubstr("nobody"));
+  MakeDeadLink();
+  EXPECT_TRUE(absl::IsNotFound(Retry("t", "", "other").status()));
+  EXPECT_TRUE(absl::IsNotFound(Retry("nobody", "r").status()));
+  ASSERT_TRUE(Retry("t").ok());
+  EXPECT_TRUE(absl::IsNotFound(Retry("t").status()));
+}
+
+TEST_F(DeadLettersTest, ARepeatUnderARequestIdIsAnsweredWithTheSameCopy) {
+  MakeDeadLink();
+  const absl::StatusOr<RetriedTask> first = Retry("t", "r");
+  ASSERT_TRUE(first.ok()) << first.status();
+  const absl::StatusOr<RetriedTask> again = Retry("t", "r");
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(again->replayed);
+  EXPECT_EQ(again->state.task_id, first->state.task_id);
+  EXPECT_EQ(ReasonOf(Retry("u", "r").status()), reason::kRequestIdReused);
+  StartWorker();
+  EXPECT_EQ(Seen(first->state.task_id), "SUCCESS 2");
+  EXPECT_EQ(runs_[first->state.task_id], 1);
+}
+
+// The letter was taken away, and then nobody said how the request had ended.
+TEST_F(DeadLettersTest, ARepeatFindsTheCopyOfATryThatWasCutShort) {
+  MakeDeadLink();
+  backend_.FailNext("EndRequest", 1);
+  const absl::StatusOr<RetriedTask> first = Retry("t", "r");
+  ASSERT_TRUE(first.ok()) << first.status();
+  environment_.Advance(absl::Minutes(1));  // the claim's lease
+  const absl::StatusOr<RetriedTask> again = Retry("t", "r");
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(again->replayed);
+  EXPECT_EQ(again->state.task_id, first->state.task_id);
+}
+
+TEST_F(DeadLettersTest, ADeletedLetterIsGone) {
+  MakeDeadLink();
+  std::optional<absl::StatusOr<DeadTask>> deleted;
+  lifecycle_->DeleteDead(
+      "", "t", [&](absl::StatusOr<DeadTask> result) { deleted = result; });
+  environment_.RunDue();
+  ASSERT_TRUE(deleted.has_value() && deleted->ok());
+  EXPECT_EQ((*deleted)->task_id, "t");
+  EXPECT_TRUE(Listed().empty());
+  lifecycle_->DeleteDead(
+      "", "t", [&](absl::StatusOr<DeadTask> result) { deleted = result; });
+  environment_.RunDue();
+  EXPECT_TRUE(absl::IsNotFound(deleted->status()));
 }
 
 TEST_F(LifecycleTest, AfterStopNothingIsTouched) {

@@ -180,7 +180,7 @@ TEST(ChordSteps, SendsTheCallbackWithAllResultsMemberByMember) {
   const std::string callback = EncodeTask(
       {.id = "cb", .args = {{.type = "int64", .json = "1"}}, .args_null = false});
   EXPECT_THAT(
-      Describe(ChordSteps(callback, {Succeeded("a", {kTwo, kThree}),
+      Describe(ChordSteps(callback, "", {Succeeded("a", {kTwo, kThree}),
                                      Succeeded("b", {}), Succeeded("c", {kTwo})})
                    .value()),
       ElementsAre("send cb 1 2 3 2"));
@@ -188,7 +188,7 @@ TEST(ChordSteps, SendsTheCallbackWithAllResultsMemberByMember) {
 
 TEST(ChordSteps, AnImmutableCallbackTakesNoResults) {
   const std::string callback = EncodeTask({.id = "cb", .immutable = true});
-  EXPECT_THAT(Describe(ChordSteps(callback, {Succeeded("a", {kTwo})}).value()),
+  EXPECT_THAT(Describe(ChordSteps(callback, "", {Succeeded("a", {kTwo})}).value()),
               ElementsAre("send cb"));
 }
 
@@ -198,16 +198,29 @@ TEST(ChordSteps, AFailedMemberAbandonsTheCallbackLast) {
   TaskState failed = Failed("b", "boom");
   failed.task_name = "add";
   EXPECT_THAT(
-      Describe(ChordSteps(EncodeTask(callback),
+      Describe(ChordSteps(EncodeTask(callback), "",
                           {Succeeded("a", {kTwo}), failed, Failed("c", "x")})
                    .value()),
       ElementsAre("abandon n: group member add (b) failed: boom",
                   "abandon cb: group member add (b) failed: boom"));
 }
 
+TEST(ChordSteps, AFailedMemberSendsWhatWasLaidForThat) {
+  const std::string callback = EncodeTask({.id = "cb"});
+  const std::string on_failure = EncodeTask(
+      {.id = "f", .args = {{.type = "int64", .json = "1"}}, .args_null = false});
+  EXPECT_THAT(
+      Describe(ChordSteps(callback, on_failure, {Failed("b", "boom")}).value()),
+      ElementsAre("abandon cb: group member (b) failed: boom",
+                  "send f \"group member (b) failed: boom\" 1"));
+  EXPECT_THAT(Describe(ChordSteps(callback, on_failure, {Succeeded("a", {})})
+                           .value()),
+              ElementsAre("send cb"));
+}
+
 TEST(ChordSteps, ACallbackThatCannotBeDecodedIsAnError) {
   EXPECT_TRUE(absl::IsInvalidArgument(
-      ChordSteps("[]", {Succeeded("a", {})}).status()));
+      ChordSteps("[]", "", {Succeeded("a", {})}).status()));
 }
 
 TEST(PlanRetry, CountsDownAlongFibonacci) {
@@ -274,6 +287,50 @@ TEST(NextAttempt, ForgetsThatItsNameWasUnknownSomewhere) {
   EXPECT_FALSE(StringHeader(NextAttempt(task, {.attempt = 2}),
                             kUnknownSinceHeader)
                    .has_value());
+}
+
+// The end of what followed the dead task was told: it is not sent a second time.
+TEST(NextSteps, WhatFollowsACopyIsACopyToo) {
+  Task last{.id = "last", .name = "c"};
+  Task next{.id = "next",
+            .name = "b",
+            .group_id = "g",
+            .group_task_count = 2,
+            .on_success = {EncodeTask(last)},
+            .chord_callback = "{}"};
+  Task copy{.id = "copy", .name = "a", .on_success = {EncodeTask(next)}};
+  copy.on_error = {EncodeTask(Task{.name = "unnamed"})};
+  DetachCopy(copy, "dead", "copy");
+
+  const std::vector<Step> sent =
+      NextSteps(copy, {.task_id = "copy", .status = Status::kSuccess});
+  ASSERT_EQ(sent.size(), 1u);
+  const Task& child = std::get<Send>(sent[0]).task;
+  EXPECT_EQ(child.id, ChildId("copy", "on_success", 0));
+  EXPECT_EQ(StringHeader(child, kRetryOfHeader), "next");
+  EXPECT_EQ(child.group_id, "");
+  EXPECT_EQ(child.chord_callback, "");
+  const std::vector<Promised> promised = PromisedAfter(copy);
+  ASSERT_EQ(promised.size(), 2u);
+  EXPECT_EQ(promised[0].task_id, child.id);
+  EXPECT_EQ(promised[1].task_id, ChildId(child.id, "on_success", 0));
+  EXPECT_EQ(promised[1].task_id, PromisedAfter(child)[0].task_id);
+
+  const std::vector<Step> failed =
+      NextSteps(copy, {.task_id = "copy", .status = Status::kFailure});
+  const Task& error_task = std::get<Send>(failed.at(0)).task;
+  EXPECT_EQ(error_task.id, ChildId("copy", "on_error", 0));
+  EXPECT_EQ(StringHeader(error_task, kRetryOfHeader),
+            ChildId("dead", "on_error", 0));
+}
+
+TEST(NextSteps, WhatIsAbandonedLivesAsLongAsItAskedFor) {
+  Task next{.id = "next", .name = "b"};
+  SetResultTtl(next, absl::Hours(5));
+  const Task task{.id = "t", .name = "a", .on_success = {EncodeTask(next)}};
+  const std::vector<Step> steps =
+      NextSteps(task, {.task_id = "t", .status = Status::kFailure});
+  EXPECT_EQ(std::get<Abandon>(steps.at(0)).result_ttl, absl::Hours(5));
 }
 
 TEST(NextFibonacci, IsStrictlyGreater) {

@@ -207,6 +207,11 @@ TEST(WorkerScheduleTest, WhatIsWrongIsNamed) {
   EXPECT_THAT(error(worker.ScheduleChain(
                   "@daily", "n", {Named("a"), {.id = "x", .name = "b"}})),
               HasSubstr("task b has an id; leave it empty"));
+  Task followed = Named("d");
+  followed.on_success = {"{}"};
+  EXPECT_THAT(
+      error(worker.ScheduleChain("@daily", "n", {followed, Named("e")})),
+      HasSubstr("only the last link"));
   Task late = Named("c");
   late.eta = ZonedTime{.time = absl::UnixEpoch()};
   EXPECT_THAT(error(worker.ScheduleChord("@daily", "n", {Named("a")}, late)),

@@ -35,6 +35,7 @@ TaskState Full() {
       .worker = "host:7",
       .group_id = "group_1",
       .error_type = "exception",
+      .expiry = absl::FromUnixMillis(2000),
       .start_time = absl::FromUnixSeconds(1),
       .finish_time = absl::FromUnixMillis(2500),
       .next_attempt = 2,
@@ -67,10 +68,27 @@ TEST(StateJsonTest, WhatMachineryHasNoPlaceForIsTheLastMember) {
       R"("Error":"failed: \"x\"","CreatedAt":"2026-11-21T23:18:35.023283453Z",)"
       R"("TTL":0,"Penstock":{"Attempt":1,"Run":"run-1","Begins":2,)"
       R"("Worker":"host:7","Group":"group_1","ErrorType":"exception",)"
+      R"("Expires":"1970-01-01T00:00:02Z",)"
       R"("Started":"1970-01-01T00:00:01Z","Finished":"1970-01-01T00:00:02.5Z",)"
       R"("NextAttempt":2,"NextAt":"1970-01-01T00:00:03Z","NextRetryCount":0,)"
       R"("NextRetryTimeout":1}})");
   EXPECT_EQ(Decode(EncodeState(Full())), Full());
+}
+
+TEST(StateJsonTest, ProgressStandsLast) {
+  TaskState state{.task_id = "t", .run = "r"};
+  state.progress = TaskProgress{.fraction = 0.1,
+                                .text = "\"page\" 1",
+                                .time = absl::FromUnixMillis(1'500)};
+  EXPECT_THAT(
+      EncodeState(state),
+      EndsWith(R"("Penstock":{"Run":"r","Progress":{"Fraction":0.1,)"
+               R"("Text":"\"page\" 1","Time":"1970-01-01T00:00:01.5Z"}}})"));
+  EXPECT_EQ(Decode(EncodeState(state)), state);
+  EXPECT_EQ(DecodeState(R"({"Penstock":{"Progress":{"Fraction":"1"}}})")
+                .status()
+                .message(),
+            "Fraction: found a string, expected a number");
 }
 
 TEST(StateJsonTest, OnlyWhatIsSetIsWritten) {
