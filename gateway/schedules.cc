@@ -200,6 +200,7 @@ struct Schedules::Core : std::enable_shared_from_this<Core> {
   // Of a tick on its way.
   struct Sending {
     absl::Duration backends_lead;  // of its clock
+    absl::Time end;                // of the sending, at the latest
     std::atomic<bool> ended{false};
   };
 
@@ -218,6 +219,7 @@ struct Schedules::Core : std::enable_shared_from_this<Core> {
         .deadline = environment->Now() + options.send_timeout};
     auto sending = std::make_shared<Sending>();
     sending->backends_lead = lead;
+    sending->end = submission.deadline;
     Renew(sending, tick);
     std::make_shared<RepeatableSend<Call>>(
         lifecycle, shared_from_this(), request.request_id(),
@@ -247,7 +249,7 @@ struct Schedules::Core : std::enable_shared_from_this<Core> {
     }
   }
 
-  // Keeps the lease of a tick for as long as it is being sent.
+  // Keeps the lease of a tick while it is being sent.
   void Renew(std::shared_ptr<Sending> sending, ScheduleTick tick) {
     tick.next_tick = tick.tick;
     tick.skipped = true;
@@ -257,10 +259,12 @@ struct Schedules::Core : std::enable_shared_from_this<Core> {
          tick = std::move(tick)]() mutable {
           auto core = weak.lock();
           if (core == nullptr || sending->ended || !core->gate.Enter()) return;
-          tick.visit = core->environment->Now() + sending->backends_lead +
-                       core->options.lease;
-          core->backend->EndTick(tick, [](absl::Status) {});
-          core->Renew(std::move(sending), std::move(tick));
+          const absl::Time now = core->environment->Now();
+          if (now < sending->end) {
+            tick.visit = now + sending->backends_lead + core->options.lease;
+            core->backend->EndTick(tick, [](absl::Status) {});
+            core->Renew(std::move(sending), std::move(tick));
+          }
           core->gate.Leave();
         });
   }

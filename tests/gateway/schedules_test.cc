@@ -45,15 +45,20 @@ v1::CreateScheduleRequest TaskSchedule(const std::string& name,
   return request;
 }
 
-// A broker that can be away.
+// A broker that can be away, or slow.
 class AwayBroker final : public FailingBroker {
  public:
   AwayBroker(Broker* real, Environment* environment)
       : FailingBroker(real, environment), environment_(environment) {}
 
   void Publish(Message message, Done done) override {
+    ++publishes;
     if (!away) {
-      return FailingBroker::Publish(std::move(message), std::move(done));
+      environment_->RunAfter(slow, [this, message = std::move(message),
+                                    done = std::move(done)]() mutable {
+        FailingBroker::Publish(std::move(message), std::move(done));
+      });
+      return;
     }
     environment_->RunAfter(
         absl::ZeroDuration(), [done = std::move(done)]() mutable {
@@ -64,6 +69,8 @@ class AwayBroker final : public FailingBroker {
   }
 
   bool away = false;
+  absl::Duration slow = absl::ZeroDuration();
+  int publishes = 0;
 
  private:
   Environment* const environment_;
@@ -231,21 +238,55 @@ TEST_F(SchedulesTest, WhatEachKindSendsIsShownInItsLastRun) {
   EXPECT_EQ(sent_["add"], 8);
 }
 
-// The first gateway dies after each of its operations on the way.
-TEST_F(SchedulesTest, AGatewayThatDiesAmidATickLosesAndDoublesNothing) {
+// The first gateway dies at each of its operations on the way, done or not.
+TEST_F(SchedulesTest, ATickOfAGatewayThatDiesIsSoonAnothers) {
+  for (const char* operation : {"LeaseSchedules", "ClaimRequest",
+                                "CreatePending", "EndRequest", "EndTick"}) {
+    for (const FailingBackend::Mode last :
+         {FailingBackend::kDie, FailingBackend::kLoseReply}) {
+      SCOPED_TRACE(absl::StrCat(operation, " ", last));
+      gateways_.clear();
+      sent_.clear();
+      FailingBackend& backend = AddGateway().backend;
+      MustCreate(TaskSchedule("s", "@every 2m"));
+      environment_.Advance(absl::Seconds(119.5));
+      const int calls = backend.Calls(operation);
+      backend.FailNext(operation, 1, last);
+      while (backend.Calls(operation) == calls) {
+        environment_.Advance(absl::Milliseconds(1));
+      }
+      backend.SetMode(FailingBackend::kDie);
+      AddGateway();
+      environment_.Advance(absl::Seconds(15));
+      EXPECT_EQ(sent_["add"], 1);
+      gateways_.erase(gateways_.begin());
+      EXPECT_EQ(Only().last_error(), "");
+      EXPECT_EQ(Only().last_run().tick_time().seconds(),
+                Only().last_tick_time().seconds());
+      EXPECT_EQ(
+          Only().next_tick_time().seconds() - Only().last_tick_time().seconds(),
+          120);
+      ASSERT_TRUE(Do(&Schedules::Delete, "s").ok());
+      environment_.Advance(absl::Minutes(5));
+      EXPECT_EQ(sent_["add"], 1);
+    }
+  }
+}
+
+// The result backend fails once, at each operation on the way.
+TEST_F(SchedulesTest, AnOperationThatFailsOrWhoseReplyIsLostLosesNoTick) {
   for (const char* operation : {"LeaseSchedules", "ClaimRequest",
                                 "CreatePending", "EndRequest", "EndTick"}) {
     for (const FailingBackend::Mode mode :
-         {FailingBackend::kDie, FailingBackend::kLoseReply,
-          FailingBackend::kRefuse}) {
+         {FailingBackend::kLoseReply, FailingBackend::kRefuse}) {
       SCOPED_TRACE(absl::StrCat(operation, " ", mode));
       gateways_.clear();
       sent_.clear();
-      Gateway& first = AddGateway();
+      FailingBackend& backend = AddGateway().backend;
+      AddGateway();
       MustCreate(TaskSchedule("s", "@every 2m"));
       environment_.Advance(absl::Seconds(119.5));
-      AddGateway();
-      first.backend.FailNext(operation, 1, mode);
+      backend.FailNext(operation, 1, mode);
       environment_.Advance(absl::Seconds(100.5));
       EXPECT_EQ(sent_["add"], 1);
       EXPECT_EQ(Only().last_error(), "");
@@ -256,6 +297,19 @@ TEST_F(SchedulesTest, AGatewayThatDiesAmidATickLosesAndDoublesNothing) {
       EXPECT_EQ(sent_["add"], 1);
     }
   }
+}
+
+// Sending takes longer than the lease, and is not taken for death.
+TEST_F(SchedulesTest, ASlowTickIsNotSentTwice) {
+  AddGateway();
+  AddGateway();
+  MustCreate(TaskSchedule("s", "@every 10m"));
+  environment_.Advance(absl::Minutes(10) - absl::Seconds(1));
+  broker_.slow = absl::Seconds(25);
+  environment_.Advance(absl::Seconds(40));
+  EXPECT_EQ(sent_["add"], 1);
+  EXPECT_EQ(broker_.publishes, 1);
+  EXPECT_EQ(Only().last_error(), "");
 }
 
 TEST_F(SchedulesTest, SchedulesOutliveAllGateways) {
