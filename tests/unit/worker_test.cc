@@ -229,14 +229,18 @@ class WorkerTest : public ::testing::Test {
   static Value Int(int64_t n) { return *MakeValue(n); }
 
   std::optional<TaskState> StateOf(const std::string& id) {
-    std::optional<TaskState> state;
-    absl::Notification read;
-    memory_->GetStates({id}, [&](auto states) {
-      state = states.value().at(0);
-      read.Notify();
+    // Shared: who notifies looks at it once more.
+    struct Read {
+      absl::Notification done;
+      std::optional<TaskState> state;
+    };
+    auto read = std::make_shared<Read>();
+    memory_->GetStates({id}, [read](auto states) {
+      read->state = states.value().at(0);
+      read->done.Notify();
     });
-    read.WaitForNotification();
-    return state;
+    read->done.WaitForNotification();
+    return read->state;
   }
 
   SkippingEnvironment environment_;
