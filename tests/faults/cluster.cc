@@ -132,8 +132,10 @@ absl::Status Cluster::StartGateway(size_t index) {
     // One that was killed is soon back: so its clients come back soon.
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 200);
-    gateway.stub = v1::GatewayService::NewStub(grpc::CreateCustomChannel(
-        address, grpc::InsecureChannelCredentials(), arguments));
+    const auto channel = grpc::CreateCustomChannel(
+        address, grpc::InsecureChannelCredentials(), arguments);
+    gateway.stub = v1::GatewayService::NewStub(channel);
+    gateway.admin = v1::AdminService::NewStub(channel);
   }
   return absl::OkStatus();
 }

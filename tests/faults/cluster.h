@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "penstock/v1/admin.grpc.pb.h"
 #include "penstock/v1/gateway.grpc.pb.h"
 #include "tests/support/process.h"
 #include "tests/support/servers.h"
@@ -57,6 +58,9 @@ class Cluster {
   v1::GatewayService::Stub& stub(size_t gateway = 0) {
     return *gateways_[gateway].stub;
   }
+  v1::AdminService::Stub& admin(size_t gateway = 0) {
+    return *gateways_[gateway].admin;
+  }
   Process& gateway() { return *gateways_[0].process; }
   Process& worker(size_t index) { return *workers_[index]; }
 
@@ -93,6 +97,7 @@ class Cluster {
     int port = 0;
     std::unique_ptr<Process> process;
     std::unique_ptr<v1::GatewayService::Stub> stub;
+    std::unique_ptr<v1::AdminService::Stub> admin;
   };
 
   absl::Status StartGateway(size_t index);

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <iostream>
 #include <map>
+#include <memory>
 #include <random>
 #include <set>
 #include <string>
@@ -228,6 +229,64 @@ TEST(FaultsTest, WorkersKilledAmidChainsAndChords) {
     EXPECT_EQ(WholeResult(states->at(id)), result) << id;
   }
   ExpectNothingLeft(cluster);
+}
+
+// Gateways at random, again and again: between two kills there is time for a
+// tick or two.
+TEST(FaultsTest, EachTickOfAScheduleIsSentOnceUnderKillsOfGateways) {
+  constexpr int kKills = 20;
+  Cluster cluster({.gateways = 2, .workers = 1, .count_runs = true});
+  const absl::Status started = cluster.Start();
+  ASSERT_TRUE(started.ok()) << started;
+  const auto context = [] {
+    auto context = std::make_unique<grpc::ClientContext>();
+    context->set_wait_for_ready(true);
+    context->set_deadline(absl::ToChronoTime(absl::Now() + kLimit));
+    return context;
+  };
+  v1::CreateScheduleRequest request;
+  request.set_name("often");
+  request.set_cron_spec("@every 1s");
+  *request.mutable_task() = AddTask("", 1, 1);
+  v1::CreateScheduleResponse created;
+  ASSERT_TRUE(
+      cluster.admin().CreateSchedule(context().get(), request, &created).ok());
+
+  std::mt19937 random(1);
+  for (int kill = 0; kill < kKills; ++kill) {
+    absl::SleepFor(absl::Milliseconds(random() % 1000));
+    const absl::Status replaced = cluster.ReplaceGateway(random() % 2);
+    ASSERT_TRUE(replaced.ok()) << replaced;
+  }
+  // A tick that a gateway died over is another's within seconds.
+  v1::ListSchedulesResponse list;
+  const int64_t caught_up = absl::ToUnixSeconds(absl::Now());
+  while (list.schedules_size() != 1 ||
+         list.schedules(0).last_tick_time().seconds() < caught_up) {
+    absl::SleepFor(absl::Milliseconds(50));
+    const grpc::Status status =
+        cluster.admin().ListSchedules(context().get(), {}, &list);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+  }
+  v1::PauseScheduleRequest pause;
+  pause.set_name("often");
+  v1::PauseScheduleResponse paused;
+  ASSERT_TRUE(
+      cluster.admin().PauseSchedule(context().get(), pause, &paused).ok());
+  // One may have been on its way.
+  absl::SleepFor(absl::Seconds(1));
+  ASSERT_TRUE(cluster.admin().ListSchedules(context().get(), {}, &list).ok());
+  const v1::Schedule& schedule = list.schedules(0);
+  EXPECT_EQ(schedule.last_error(), "");
+  const int64_t ticks = schedule.last_run().tick_time().seconds() -
+                        created.schedule().next_tick_time().seconds() + 1;
+  const auto last = cluster.AwaitFinal({schedule.last_run().task_id()}, kLimit);
+  ASSERT_TRUE(last.ok()) << last.status() << "\n" << cluster.Logs();
+  const absl::Status empty = cluster.AwaitEmptyQueues(kLimit);
+  ASSERT_TRUE(empty.ok()) << empty;
+  EXPECT_EQ(static_cast<int64_t>(cluster.Runs().size()), ticks)
+      << cluster.Logs();
+  for (const auto& [id, runs] : cluster.Runs()) EXPECT_EQ(runs, 1) << id;
 }
 
 int KillsFromEnvironment() {
