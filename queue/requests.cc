@@ -8,8 +8,11 @@
 namespace penstock {
 namespace {
 
-// Longer than any call takes; then the gateway that had it is dead.
-constexpr absl::Duration kLease = absl::Seconds(40);
+// A repeat at another gateway waits for so long when the first one has died.
+constexpr absl::Duration kLease = absl::Seconds(6);
+constexpr absl::Duration kRenew = absl::Seconds(2);
+// Longer than any call takes.
+constexpr absl::Duration kLongestCall = absl::Seconds(40);
 constexpr absl::Duration kLook = absl::Milliseconds(100);
 
 }  // namespace
@@ -43,6 +46,7 @@ void Requests::Try(RequestClaim claim, absl::Time deadline,
           {{"request_id", claim.request_id}}));
       return;
     }
+    if (answer->kind == RequestAnswer::kOwned) Hold(claim);
     if (answer->kind != RequestAnswer::kBusy) {
       std::move(done)(*std::move(answer));
       return;
@@ -68,6 +72,35 @@ void Requests::Try(RequestClaim claim, absl::Time deadline,
       std::move(claim), scope_->Guard<RequestAnswer>(std::move(answered)));
 }
 
+void Requests::Hold(RequestClaim claim) {
+  {
+    absl::MutexLock lock(&mu_);
+    held_.emplace(claim.request_id, claim.nonce);
+  }
+  Renew(std::move(claim), scope_->environment->Now() + kLongestCall);
+}
+
+void Requests::Renew(RequestClaim claim, absl::Time until) {
+  scope_->After(kRenew, [this, claim = std::move(claim),
+                         until](absl::Status status) mutable {
+    const std::pair<std::string, std::string> key(claim.request_id,
+                                                  claim.nonce);
+    // Asked under the lock, so that it is not asked after End.
+    absl::MutexLock lock(&mu_);
+    if (!status.ok() || scope_->environment->Now() > until) held_.erase(key);
+    if (!held_.contains(key)) return;
+    RequestClaim again = claim;
+    scope_->backend->ClaimRequest(
+        std::move(again),
+        scope_->Guard<RequestAnswer>(
+            [this, claim = std::move(claim),
+             until](absl::StatusOr<RequestAnswer> answer) mutable {
+              if (absl::IsCancelled(answer.status())) return;
+              Renew(std::move(claim), until);
+            }));
+  });
+}
+
 void Requests::End(std::string request_id, std::string nonce, RequestEnd end,
                    Done done) {
   // It may follow a submission that Stop has ended.
@@ -75,8 +108,12 @@ void Requests::End(std::string request_id, std::string nonce, RequestEnd end,
     std::move(done)(absl::CancelledError("stopped"));
     return;
   }
-  scope_->backend->EndRequest(std::move(request_id), std::move(nonce), end,
-                              scope_->GuardDone(std::move(done)));
+  {
+    absl::MutexLock lock(&mu_);
+    held_.erase({request_id, nonce});
+    scope_->backend->EndRequest(std::move(request_id), std::move(nonce), end,
+                                scope_->GuardDone(std::move(done)));
+  }
   scope_->gate.Leave();
 }
 

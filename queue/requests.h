@@ -1,14 +1,19 @@
 // Calls that clients may repeat under a request_id: the first one is carried out,
 // a repeat gets its answer, on any gateway. A record in the backend says whose the
-// call is (for a lease, since a gateway may die amid it), and that it was accepted.
+// call is (for a lease, which is renewed, since a gateway may die amid it), and that
+// it was accepted.
 //
 // Owns no thread: runs on those of environment and backend. Thread-safe.
 
 #ifndef PENSTOCK_QUEUE_REQUESTS_H_
 #define PENSTOCK_QUEUE_REQUESTS_H_
 
+#include <set>
 #include <string>
+#include <utility>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "queue/backend.h"
 #include "queue/callback.h"
@@ -38,8 +43,14 @@ class Requests {
  private:
   void Try(RequestClaim claim, absl::Time deadline,
            Callback<RequestAnswer> done);
+  void Hold(RequestClaim claim);
+  void Renew(RequestClaim claim, absl::Time until);
 
   Scope* const scope_;
+
+  absl::Mutex mu_;
+  // Claims that are under way here: request_id and nonce.
+  std::set<std::pair<std::string, std::string>> held_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace penstock

@@ -285,7 +285,10 @@ void Sweeper::EndGroup(VisitPtr visit, const std::optional<TaskState>& callback,
                                       std::move(visit->done));
   };
   if (record.sent) {
-    if (!Ended(callback)) {
+    if (!callback.has_value()) {
+      // It has ended and expired while no one looked.
+      Close(visit);
+    } else if (!Ended(callback)) {
       visit->End();
     } else if (callback->status == Status::kFailure &&
                !std::all_of(promised.begin(), promised.end(), Ended)) {

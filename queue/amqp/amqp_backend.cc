@@ -271,14 +271,14 @@ class AmqpBackend : public Backend {
   bool CanCancel() const override { return false; }
 
   void ClaimRequest(RequestClaim, Callback<RequestAnswer> done) override {
-    Refuse(std::move(done), "a request_id can be remembered");
+    Refuse(std::move(done), "a request_id is not remembered");
   }
   void EndRequest(std::string, std::string, RequestEnd, Done done) override {
     Succeed(std::move(done));
   }
 
   void ClaimUnique(UniqueClaim, Callback<UniqueAnswer> done) override {
-    Refuse(std::move(done), "a unique_key can be held");
+    Refuse(std::move(done), "a unique_key cannot be held");
   }
   void ReleaseUnique(std::vector<UniqueClaim>, Done done) override {
     Succeed(std::move(done));
