@@ -291,7 +291,7 @@ TEST(FaultsTest, EachTickOfAScheduleIsSentOnceUnderKillsOfGateways) {
 
 int KillsFromEnvironment() {
   const char* kills = std::getenv("PENSTOCK_STORM_KILLS");
-  return kills == nullptr ? 20 : std::stoi(kills);
+  return kills == nullptr ? 8 : std::stoi(kills);
 }
 
 // Workers and gateways at random, a hundred tasks for each kill. Calls that a
