@@ -187,13 +187,21 @@ var starts = func() chan func() {
 // start runs a program of Penstock until the test ends, or stop is called.
 func (f *fleet) start(binary string, environment ...string) (stop func()) {
 	f.t.Helper()
+	stop, _ = f.startPath(f.binary(binary), environment...)
+	return stop
+}
+
+// startPath runs a program; `kill` is kill -9.
+func (f *fleet) startPath(path string, environment ...string) (stop, kill func()) {
+	f.t.Helper()
 	f.started++
+	binary := filepath.Base(path)
 	log := filepath.Join(f.dir, fmt.Sprintf("%d-%s.log", f.started, binary))
 	file, err := os.Create(log)
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	command := exec.Command(f.binary(binary))
+	command := exec.Command(path)
 	command.Env = append(f.environment(), environment...)
 	command.Stdout, command.Stderr = file, file
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -228,8 +236,15 @@ func (f *fleet) start(binary string, environment ...string) (stop func()) {
 			f.t.Logf("the end of the log of %s:\n%s", binary, text[max(0, len(text)-3000):])
 		}
 	}
+	kill = func() {
+		if !stopped {
+			stopped = true
+			command.Process.Kill()
+			<-ended
+		}
+	}
 	f.t.Cleanup(stop)
-	return stop
+	return stop, kill
 }
 
 func (f *fleet) startWorker(environment ...string) (stop func()) {

@@ -20,6 +20,9 @@ import (
 
 func TestMain(m *testing.M) {
 	silence()
+	if version := os.Getenv(goWorkerVersion); version != "" {
+		runGoWorker(version)
+	}
 	os.Exit(m.Run())
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -17,12 +18,16 @@ import (
 type runs struct {
 	mu   sync.Mutex
 	byID map[string]int
+	file *os.File // of a worker that is a process of its own: "ID NAME" a line
 }
 
 func (r *runs) note(id string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.byID[id]++
+	if r.file != nil {
+		fmt.Fprintln(r.file, id, "go")
+	}
 	return r.byID[id]
 }
 
