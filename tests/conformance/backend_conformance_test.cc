@@ -23,6 +23,7 @@
 #include "queue/redis/redis_backend.h"
 #include "queue/wire/state_json.h"
 #include "tests/conformance/await.h"
+#include "tests/support/redis_probe.h"
 
 namespace penstock {
 
@@ -67,9 +68,44 @@ std::string Name(Recorded recorded) {
 
 class BackendTest : public ::testing::TestWithParam<const char*> {
  protected:
-  void SetUp() override { ASSERT_TRUE(Open(/*database=*/0)); }
+  void SetUp() override { ASSERT_TRUE(Open(0)); }
 
-  // `database`: of Redis. The open set is one for a database.
+  void TearDown() override {
+    if (database_ == 0) return;
+    backend_.reset();
+    Probe(database_).Call({"FLUSHDB"});
+    Probe(0).Call({"DEL", ClaimOf(database_)});
+  }
+
+  // In a database of Redis that no other test uses meanwhile, since the open set
+  // is one for a database. tests/interop claims them in the same way.
+  bool OpenAlone() {
+    if (std::string(GetParam()) == "memory") return Open(0);
+    testing::RedisProbe claims = Probe(0);
+    const absl::Time limit = absl::Now() + absl::Minutes(2);
+    for (; absl::Now() < limit; absl::SleepFor(absl::Milliseconds(50))) {
+      for (int database = 1; database <= 15; ++database) {
+        const RedisReply claimed = claims.Call(
+            {"SET", ClaimOf(database), "conformance", "NX", "EX", "600"});
+        if (claimed.kind == RedisReply::kNil) continue;
+        database_ = database;
+        Probe(database).Call({"FLUSHDB"});
+        return Open(database);
+      }
+    }
+    ADD_FAILURE() << "all databases of Redis are taken";
+    return false;
+  }
+
+  static std::string ClaimOf(int database) {
+    return absl::StrCat("penstock-interop:", database);
+  }
+  testing::RedisProbe Probe(int database) {
+    return testing::RedisProbe(
+        absl::StrCat(testing::TestRedisUrl(), "/", database),
+        environment_.get());
+  }
+
   bool Open(int database) {
     backend_.reset();
     if (std::string(GetParam()) == "memory") {
@@ -506,6 +542,7 @@ class BackendTest : public ::testing::TestWithParam<const char*> {
 
   const std::string tail_ = absl::StrCat("-", RandomUuid());
   const std::unique_ptr<Environment> environment_ = MakeSystemEnvironment();
+  int database_ = 0;  // that was claimed; 0: none
   std::unique_ptr<Backend> backend_;
 };
 
@@ -1402,7 +1439,7 @@ TEST_P(BackendTest, MarksOfARecordStay) {
 }
 
 TEST_P(BackendTest, OnlyItsSubmissionRemovesARecord) {
-  ASSERT_TRUE(Open(/*database=*/11));
+  ASSERT_TRUE(OpenAlone());
   const WorkflowRecord record = Group(Id("group"));
   CreateRecord(record, Ms(1'000));
   RemoveRecord(record.id, "other");
@@ -1434,7 +1471,7 @@ TEST_P(BackendTest, AChordIsClaimedOnce) {
 }
 
 TEST_P(BackendTest, OpenEntriesAreVisitedWhenDue) {
-  ASSERT_TRUE(Open(/*database=*/12));
+  ASSERT_TRUE(OpenAlone());
   const WorkflowRecord group = Group(Id("group"));
   WorkflowRecord chain = Group(Id("chain"));
   chain.kind = WorkflowRecord::kChain;
@@ -1467,7 +1504,7 @@ TEST_P(BackendTest, OpenEntriesAreVisitedWhenDue) {
 }
 
 TEST_P(BackendTest, WhoClosesAnEntryThatWasOpenedAgainIsTooLate) {
-  ASSERT_TRUE(Open(/*database=*/12));
+  ASSERT_TRUE(OpenAlone());
   WorkflowRecord first = Group(Id("group"));
   first.create_time = Ms(1'000);
   CreateRecord(first, Ms(1'000));
@@ -1488,7 +1525,7 @@ TEST_P(BackendTest, WhoClosesAnEntryThatWasOpenedAgainIsTooLate) {
 }
 
 TEST_P(BackendTest, OpenEntriesAreLeasedUpToTheLimit) {
-  ASSERT_TRUE(Open(/*database=*/13));
+  ASSERT_TRUE(OpenAlone());
   for (int i = 0; i < 5; ++i) {
     // Before anything that another test may have left.
     CreateRecord(Group(Id(absl::StrCat("group", i))), Ms(i));
