@@ -97,6 +97,12 @@ func testStorm(t *testing.T, version string, kills int) {
 	for worker := range killers {
 		killers[worker] = start(worker)
 	}
+	// A worker of machinery does not always end when it is told to.
+	defer func() {
+		for _, kill := range killers {
+			kill()
+		}
+	}()
 
 	const callsPerKill, senders = 12, 4
 	calls := kills * callsPerKill
