@@ -245,6 +245,11 @@ void Sweeper::VisitGroup(VisitPtr visit) {
       GiveUp(visit, "the group was not submitted to its end");
       return;
     }
+  } else if (record.sent && members_end != visit->states.end() &&
+             !members_end->has_value()) {
+    // Its callback has ended, and expired while no one looked; so may members.
+    Close(visit);
+    return;
   } else {
     std::vector<std::string> lost;
     for (size_t i = 0; i < visit->members; ++i) {
@@ -285,10 +290,7 @@ void Sweeper::EndGroup(VisitPtr visit, const std::optional<TaskState>& callback,
                                       std::move(visit->done));
   };
   if (record.sent) {
-    if (!callback.has_value()) {
-      // It has ended and expired while no one looked.
-      Close(visit);
-    } else if (!Ended(callback)) {
+    if (!Ended(callback)) {
       visit->End();
     } else if (callback->status == Status::kFailure &&
                !std::all_of(promised.begin(), promised.end(), Ended)) {

@@ -111,12 +111,14 @@ void UniqueKeys::GiveUp(CallPtr call, absl::Status why) {
 }
 
 void UniqueKeys::Release(std::vector<UniqueClaim> claims, Done done) {
-  if (claims.empty()) {
+  // It may follow a call that Stop has ended: then they are free soon.
+  if (claims.empty() || !scope_->gate.Enter()) {
     std::move(done)(absl::OkStatus());
     return;
   }
   scope_->backend->ReleaseUnique(std::move(claims),
                                  scope_->GuardDone(std::move(done)));
+  scope_->gate.Leave();
 }
 
 }  // namespace penstock

@@ -822,6 +822,21 @@ TEST_F(LifecycleTest, AMemberThatEndedLongAgoStillCounts) {
   EXPECT_EQ(Seen("cb"), "SUCCESS 3");
 }
 
+TEST_F(LifecycleTest, AChordThatExpiredWhileNoOneLookedIsClosed) {
+  ASSERT_TRUE(SendGroup("g", {Add("a", {1})}, Task{.id = "cb", .name = "add"})
+                  .ok());
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(Seen("cb"), "SUCCESS 1");
+  lifecycle_->Stop();
+  environment_.Advance(absl::Hours(2));
+  EXPECT_EQ(Seen("cb"), "none");
+  StartLifecycle();
+  environment_.Advance(absl::Minutes(3));
+  EXPECT_TRUE(NothingIsOpen());
+  EXPECT_EQ(Seen("a"), "none");
+}
+
 TEST_F(LifecycleTest, AnEndedChainIsClosedHoweverLongItTook) {
   Task slow{.id = "slow", .name = "slow"};
   handlers_["slow"] = [](const Task& task) {
