@@ -1,0 +1,164 @@
+"""Starts, measures and ends the processes of the bench.
+
+CPU time and memory come from /proc, so that RabbitMQ, Redis, Go and C++ are
+measured in the same way. Only processes that were started here are ended.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Failed(Exception):
+    """A cell that has no figure: something ended badly, or a check failed."""
+
+
+@dataclasses.dataclass
+class Command:
+    argv: list[str]
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process that runs."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def peak_rss_mb(pid: int) -> float:
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found[1]) / 1000 if found else 0.0
+
+
+class Process:
+    """One that serves until it is stopped."""
+
+    def __init__(self, command: Command, log: pathlib.Path):
+        self.log = log
+        with open(log, "ab") as output:
+            self._process = subprocess.Popen(
+                command.argv, env=os.environ | command.environment, stdout=output,
+                stderr=output, stdin=subprocess.DEVNULL)
+        self.pid = self._process.pid
+
+    def check(self) -> None:
+        if self._process.poll() is not None:
+            raise Failed(f"{self._process.args[0]} has ended: {tail(self.log)}")
+
+    def stop(self) -> None:
+        if self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Client:
+    """One that ends by itself and prints a line of JSON, its figures."""
+
+    def __init__(self, command: Command, log: pathlib.Path, patience: float = 180):
+        self._log = log
+        self._until = time.monotonic() + patience
+        self._begun = time.monotonic()
+        with open(log, "ab") as errors:
+            self._process = subprocess.Popen(
+                command.argv, env=os.environ | command.environment, stderr=errors,
+                stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        self.cpu = 0.0
+        self.rss_mb = 0.0
+
+    def read_line(self) -> str:
+        return self._process.stdout.readline().strip()
+
+    def finish(self) -> dict[str, float]:
+        """Its figures; its CPU time and memory are known from then on."""
+        status, usage = self._wait()
+        if status != 0:
+            raise Failed(f"{' '.join(self._process.args)} ended with {status}: "
+                         f"{tail(self._log)}")
+        self.cpu = usage.ru_utime + usage.ru_stime
+        self.rss_mb = usage.ru_maxrss / 1000
+        return json.loads(self._process.stdout.read().splitlines()[-1])
+
+    def end(self) -> None:
+        """For one whose figures are not wanted any more."""
+        if self._process.returncode is None:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+    def _wait(self):
+        while True:
+            pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
+            if pid:
+                # Popen must not wait for it again.
+                self._process.returncode = os.waitstatus_to_exitcode(status)
+                return self._process.returncode, usage
+            if time.monotonic() > self._until:
+                self.end()
+                raise Failed(f"{' '.join(self._process.args)} took too long")
+            time.sleep(0.005)
+
+
+def tail(log: pathlib.Path) -> str:
+    return log.read_text(errors="replace")[-600:].strip()
+
+
+def free_port() -> int:
+    found = subprocess.run([ROOT / "deploy/free-port"], check=True,
+                           capture_output=True, text=True)
+    return int(found.stdout)
+
+
+def await_port(port: int, process: Process) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        process.check()
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.02)
+    raise Failed(f"nothing listens on {port}")
+
+
+class Servers:
+    """A RabbitMQ and a Redis of the run's own."""
+
+    def __init__(self, directory: pathlib.Path):
+        self._directory = directory
+        urls = self._call("start")
+        self.amqp_url = re.search(r"AMQP_URL=(\S+)", urls)[1]
+        self.redis_url = re.search(r"REDIS_URL=(\S+)", urls)[1]
+        self.amqp_port = int(re.search(r":(\d+)/", self.amqp_url)[1])
+        self.redis_port = int(re.search(r":(\d+)$", self.redis_url)[1])
+
+    def pids(self) -> dict[str, int]:
+        return {name: int((self._directory / f"{name}.process").read_text().split()[0])
+                for name in ("rabbitmq", "redis")}
+
+    def empty_redis(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.redis_port), 10) as redis:
+            redis.sendall(b"FLUSHALL\r\n")
+            if not redis.recv(100).startswith(b"+OK"):
+                raise Failed("FLUSHALL was refused")
+
+    def stop(self) -> None:
+        self._call("stop")
+
+    def _call(self, verb: str) -> str:
+        return subprocess.run([ROOT / "deploy/servers", verb, self._directory],
+                              check=True, stdout=subprocess.PIPE, text=True).stdout
