@@ -46,6 +46,7 @@ constexpr absl::Duration kMinResultTtl = absl::Seconds(1);
 constexpr absl::Duration kMinResultTtlInWorkflow = absl::Hours(1);
 constexpr int kMaxGroup = 10'000;
 constexpr int kMaxChain = 1'000;
+constexpr int kMaxBatch = 1'000;
 constexpr int kMaxIds = 1'000;
 constexpr size_t kMaxReason = 1000;  // bytes
 constexpr absl::Duration kMaxWait = absl::Seconds(60);
@@ -73,6 +74,8 @@ std::string Cut(absl::string_view text, size_t limit) {
   while (end > 0 && (static_cast<uint8_t>(text[end]) & 0xC0) == 0x80) --end;
   return absl::StrCat(text.substr(0, end), "...");
 }
+
+std::string HashOf(const google::protobuf::Message& request);
 
 // ---- what is wrong with a request -----------------------------------------
 
@@ -328,6 +331,9 @@ class Reader {
   void InWorkflow() { min_result_ttl_ = kMinResultTtlInWorkflow; }
 
   Task ReadTask(const v1::Task& in, const Place& place);
+
+  // A task that stands alone, and what is wrong with it.
+  absl::StatusOr<TaskCall> ReadOne(const v1::Task& in, const std::string& path);
 
   // The id that a caller chose; `path` is the field's.
   void CheckCallersId(const std::string& id, const std::string& path);
@@ -674,6 +680,20 @@ Task Reader::ReadTask(const v1::Task& in, const Place& place) {
   return task;
 }
 
+absl::StatusOr<TaskCall> Reader::ReadOne(const v1::Task& in,
+                                         const std::string& path) {
+  TaskCall call;
+  call.task = ReadTask(
+      in, Place{.path = path,
+                .default_id = [this] { return "task_" + intake_.new_uuid(); }});
+  if (!findings_.too_large()) CheckSize(call.task, path);
+  const absl::Status status = std::exchange(findings_, Findings{}).status();
+  if (!status.ok()) return status;
+  // Of the task alone: so it is the same one by whichever call it comes.
+  call.payload_hash = HashOf(in);
+  return call;
+}
+
 // ---- requests -------------------------------------------------------------
 
 // Equal for equal requests: maps are written in the order of their keys. The
@@ -832,20 +852,34 @@ absl::StatusOr<TaskCall> ReadSendTask(const v1::SendTaskRequest& request,
                                       const Intake& intake) {
   Reader reader(intake);
   reader.CheckRequestId(request.request_id());
-  TaskCall call;
-  if (!request.has_task()) {
-    reader.findings().Add("task", "is required");
-  } else {
-    call.task = reader.ReadTask(
-        request.task(),
-        Place{.path = "task",
-              .default_id = [&] { return "task_" + intake.new_uuid(); }});
-    if (!reader.findings().too_large()) reader.CheckSize(call.task, "task");
-  }
+  if (request.has_task()) return reader.ReadOne(request.task(), "task");
+  reader.findings().Add("task", "is required");
+  return reader.findings().status();
+}
+
+absl::StatusOr<TaskCall> ReadStreamTask(const v1::StreamTasksRequest& request,
+                                        const Intake& intake) {
+  Reader reader(intake);
+  if (request.has_task()) return reader.ReadOne(request.task(), "task");
+  reader.findings().Add("task", "is required");
+  return reader.findings().status();
+}
+
+absl::StatusOr<BatchCall> ReadBatchSendTasks(
+    const v1::BatchSendTasksRequest& request, const Intake& intake) {
+  Reader reader(intake);
+  reader.CheckRequestId(request.request_id());
+  const int count = request.tasks_size();
+  CheckCount(count, kMaxBatch, "tasks", "task", reader.findings());
   if (absl::Status status = reader.findings().status(); !status.ok()) {
     return status;
   }
-  call.payload_hash = HashOf(request);
+  BatchCall call{.payload_hash = HashOf(request)};
+  call.tasks.reserve(count);
+  for (int i = 0; i < count; ++i) {
+    call.tasks.push_back(
+        reader.ReadOne(request.tasks(i), absl::StrCat("tasks[", i, "]")));
+  }
   return call;
 }
 
@@ -1135,15 +1169,16 @@ void AddDetailsOf(const std::string& why,
 
 }  // namespace
 
-grpc::Status StatusOf(const absl::Status& error) {
-  if (error.ok()) return grpc::Status::OK;
+void WriteError(const absl::Status& error, google::rpc::Status* out) {
   // Lifecycle ends what it holds with CANCELLED when it stops.
   if (absl::IsCancelled(error)) {
-    return StatusOf(MakeError(
-        absl::StatusCode::kUnavailable, reason::kDraining,
-        "the gateway is stopping; the call may or may not have taken effect"));
+    return WriteError(
+        MakeError(absl::StatusCode::kUnavailable, reason::kDraining,
+                  "the gateway is stopping; the call may or may not have taken "
+                  "effect"),
+        out);
   }
-  google::rpc::Status status;
+  google::rpc::Status& status = *out;
   status.set_code(static_cast<int>(error.code()));
   status.set_message(Cut(error.message(), kMaxMessageText));
 
@@ -1164,7 +1199,13 @@ grpc::Status StatusOf(const absl::Status& error) {
     AddDetailsOf(info.reason(), metadata, Cut(error.message(), kMaxDetailText),
                  status);
   }
-  return grpc::Status(static_cast<grpc::StatusCode>(error.code()),
+}
+
+grpc::Status StatusOf(const absl::Status& error) {
+  if (error.ok()) return grpc::Status::OK;
+  google::rpc::Status status;
+  WriteError(error, &status);
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
                       status.message(), status.SerializeAsString());
 }
 

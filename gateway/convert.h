@@ -34,6 +34,10 @@ struct TaskCall {
   Task task;
   std::string payload_hash;
 };
+struct BatchCall {
+  std::vector<absl::StatusOr<TaskCall>> tasks;  // as ReadSendTask answers
+  std::string payload_hash;
+};
 struct ChainCall {
   std::vector<Task> links;
   std::string payload_hash;
@@ -62,6 +66,10 @@ struct GroupStateCall {
 // google.rpc.BadRequest), or RESOURCE_EXHAUSTED PAYLOAD_TOO_LARGE.
 absl::StatusOr<TaskCall> ReadSendTask(const v1::SendTaskRequest& request,
                                       const Intake& intake);
+absl::StatusOr<TaskCall> ReadStreamTask(const v1::StreamTasksRequest& request,
+                                        const Intake& intake);
+absl::StatusOr<BatchCall> ReadBatchSendTasks(
+    const v1::BatchSendTasksRequest& request, const Intake& intake);
 absl::StatusOr<ChainCall> ReadSendChain(const v1::SendChainRequest& request,
                                         const Intake& intake);
 absl::StatusOr<GroupCall> ReadSendGroup(const v1::SendGroupRequest& request,
@@ -102,9 +110,12 @@ v1::TaskStatus WriteStatus(const TaskState& state);
 void WriteState(const TaskState& state, v1::TaskState* out);
 void WriteTime(absl::Time time, google::protobuf::Timestamp* out);
 
-// `error` with the details of its reason: google.rpc.ErrorInfo always, and the
-// one that goes with it. Small enough for a client's default limit of metadata,
-// past which gRPC ends the whole connection.
+// `error`, which is one, with the details of its reason: google.rpc.ErrorInfo
+// always, and the one that goes with it.
+void WriteError(const absl::Status& error, google::rpc::Status* out);
+
+// The same as an RPC ends with it. Small enough for a client's default limit of
+// metadata, past which gRPC ends the whole connection.
 grpc::Status StatusOf(const absl::Status& error);
 
 }  // namespace penstock

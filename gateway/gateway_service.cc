@@ -18,6 +18,7 @@
 #include "gateway/calls.h"
 #include "gateway/convert.h"
 #include "gateway/sends.h"
+#include "gateway/task_stream.h"
 #include "gateway/waiters.h"
 #include "penstock/v1/gateway.grpc.pb.h"
 #include "queue/errors.h"
@@ -136,6 +137,16 @@ void SetIds(const std::vector<std::string>& ids,
             google::protobuf::RepeatedPtrField<std::string>* out) {
   out->Reserve(static_cast<int>(ids.size()));
   for (const std::string& id : ids) *out->Add() = id;
+}
+
+void WriteResult(const BatchResult& result, bool replayed,
+                 v1::SendTaskResult* out) {
+  if (!result.refused.ok()) {
+    WriteError(result.refused, out->mutable_status());
+    return;
+  }
+  out->set_task_id(result.task_id);
+  out->set_replayed(replayed || result.replayed);
 }
 
 // Puts the answer of a Send into its response.
@@ -514,6 +525,37 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
                   WriteTime(submitted.create_time,
                             response->mutable_create_time());
                 });
+  }
+
+  grpc::ServerUnaryReactor* BatchSendTasks(
+      grpc::CallbackServerContext* context,
+      const v1::BatchSendTasksRequest* request,
+      v1::BatchSendTasksResponse* response) override {
+    return Send(*context, *request, request->tasks_size(),
+                static_cast<int64_t>(request->ByteSizeLong()),
+                [response](const SentIds& ids, const Submitted& submitted) {
+                  for (const BatchResult& result : *ids.batch) {
+                    WriteResult(result, submitted.replayed,
+                                response->add_results());
+                  }
+                });
+  }
+
+  grpc::ServerBidiReactor<v1::StreamTasksRequest, v1::StreamTasksResponse>*
+  StreamTasks(grpc::CallbackServerContext* context) override {
+    return TaskStream::Start(
+        {.lifecycle = core_->lifecycle,
+         .environment = core_->environment,
+         .intake =
+             [core = core_.get()] {
+               return core->MakeIntake(core->environment->Now(), "");
+             },
+         .admit = [core = core_.get()](
+                      int64_t bytes) { return core->AdmitSend(1, bytes); },
+         .draining = &core_->draining,
+         .send_timeout = core_->options.send_timeout,
+         .deadline = core_->DeadlineOf(*context),
+         .core = core_});
   }
 
   grpc::ServerUnaryReactor* SendChain(

@@ -240,7 +240,7 @@ struct Schedules::Core : std::enable_shared_from_this<Core> {
       tick.run = RunOf(sent->ids, tick.tick);
       tick.last_error.clear();
       EndTick(std::move(tick));
-    } else if (EndOf(sent.status()) == RequestEnd::kRefused) {
+    } else if (EndOf(sent.status(), {}) == RequestEnd::kRefused) {
       FailTick(std::move(tick), sent.status());
     } else if (!run_missed && environment->Now() - tick.tick > options.grace) {
       FailTick(std::move(tick), sent.status());

@@ -1,5 +1,8 @@
 #include "gateway/sends.h"
 
+#include <algorithm>
+#include <atomic>
+
 #include "absl/strings/str_cat.h"
 #include "queue/ids.h"
 
@@ -11,6 +14,19 @@ std::vector<std::string> IdsOf(const std::vector<Task>& tasks) {
   ids.reserve(tasks.size());
   for (const Task& task : tasks) ids.push_back(task.id);
   return ids;
+}
+
+// The tasks of one batch that Lifecycle has not answered yet.
+struct OpenBatch {
+  std::shared_ptr<BatchResults> results;  // each written by its own callback
+  Callback<Submitted> done;
+  std::atomic<size_t> open;
+  std::atomic<bool> stopped{false};
+};
+
+// Whether reading a request again finds the same.
+bool WasMisread(const absl::Status& refused) {
+  return absl::IsInvalidArgument(refused) || absl::IsResourceExhausted(refused);
 }
 
 }  // namespace
@@ -30,6 +46,8 @@ Intake IntakeOf(Environment* environment, const std::string& default_queue,
 
 SentIds SentIdsOf(const TaskCall& call) { return {.task_ids = {call.task.id}}; }
 
+SentIds SentIdsOf(const BatchSend& call) { return {.batch = call.results}; }
+
 SentIds SentIdsOf(const ChainCall& call) {
   return {.task_ids = IdsOf(call.links)};
 }
@@ -47,6 +65,37 @@ void Submit(Lifecycle& lifecycle, TaskCall call, Submission submission,
                        std::move(done));
 }
 
+void Submit(Lifecycle& lifecycle, BatchSend call, Submission submission,
+            Callback<Submitted> done) {
+  if (call.tasks.empty()) return std::move(done)(Submitted{});
+  auto batch = std::make_shared<OpenBatch>();
+  batch->results = std::move(call.results);
+  batch->done = std::move(done);
+  batch->open = call.tasks.size();
+  for (size_t i = 0; i < call.tasks.size(); ++i) {
+    TaskCall& task = call.tasks[i];
+    lifecycle.SubmitTask(
+        std::move(task.task),
+        {.payload_hash = std::move(task.payload_hash),
+         .deadline = submission.deadline},
+        [batch, place = call.places[i]](absl::StatusOr<Submitted> submitted) {
+          BatchResult& result = (*batch->results)[place];
+          if (submitted.ok()) {
+            result.replayed = submitted->replayed;
+          } else {
+            if (absl::IsCancelled(submitted.status())) batch->stopped = true;
+            result.refused = submitted.status();
+          }
+          if (--batch->open > 0) return;
+          if (batch->stopped) {
+            std::move(batch->done)(absl::CancelledError("stopped"));
+          } else {
+            std::move(batch->done)(Submitted{});
+          }
+        });
+  }
+}
+
 void Submit(Lifecycle& lifecycle, ChainCall call, Submission submission,
             Callback<Submitted> done) {
   lifecycle.SubmitChain(std::move(call.links), std::move(submission),
@@ -59,8 +108,37 @@ void Submit(Lifecycle& lifecycle, GroupCall call, Submission submission,
                         std::move(done));
 }
 
-RequestEnd EndOf(const absl::Status& status) {
-  if (status.ok()) return RequestEnd::kAccepted;
+absl::StatusOr<BatchSend> ReadSend(const v1::BatchSendTasksRequest& request,
+                                   const Intake& intake) {
+  absl::StatusOr<BatchCall> call = ReadBatchSendTasks(request, intake);
+  if (!call.ok()) return call.status();
+  BatchSend send{
+      .results = std::make_shared<BatchResults>(call->tasks.size()),
+      .payload_hash = std::move(call->payload_hash)};
+  for (size_t i = 0; i < call->tasks.size(); ++i) {
+    BatchResult& result = (*send.results)[i];
+    if (!call->tasks[i].ok()) {
+      result.refused = call->tasks[i].status();
+      continue;
+    }
+    result.task_id = call->tasks[i]->task.id;
+    send.tasks.push_back(*std::move(call->tasks[i]));
+    send.places.push_back(i);
+  }
+  return send;
+}
+
+RequestEnd EndOf(const absl::Status& status, const SentIds& ids) {
+  if (status.ok()) {
+    // A batch that Lifecycle refused some of may be repeated to send the rest.
+    const bool complete =
+        ids.batch == nullptr ||
+        std::all_of(ids.batch->begin(), ids.batch->end(),
+                    [](const BatchResult& result) {
+                      return result.refused.ok() || WasMisread(result.refused);
+                    });
+    return complete ? RequestEnd::kAccepted : RequestEnd::kOpen;
+  }
   const bool unknown = absl::IsUnavailable(status) ||
                        absl::IsDeadlineExceeded(status) ||
                        absl::IsAborted(status) || absl::IsCancelled(status);

@@ -1,5 +1,5 @@
-// What the four Sends have in common: from a request to Lifecycle's call, and a
-// call under a request_id. The RPCs and the ticks of schedules both send by it.
+// What the Sends have in common: from a request to Lifecycle's call, and a call
+// under a request_id. The RPCs and the ticks of schedules both send by it.
 // Owns no thread.
 
 #ifndef PENSTOCK_GATEWAY_SENDS_H_
@@ -19,11 +19,28 @@
 
 namespace penstock {
 
+// What became of one task of a batch.
+struct BatchResult {
+  std::string task_id;
+  absl::Status refused;  // OK: it was accepted
+  bool replayed = false;
+};
+using BatchResults = std::vector<BatchResult>;
+
 // The ids that a Send answers with.
 struct SentIds {
   std::string group_id;
   std::vector<std::string> task_ids;
   std::string callback_id;
+  std::shared_ptr<const BatchResults> batch;  // of a BatchSend alone
+};
+
+// A BatchCall without what its reading refused: that is among the results.
+struct BatchSend {
+  std::vector<TaskCall> tasks;
+  std::vector<size_t> places;  // of each of them, among the results
+  std::shared_ptr<BatchResults> results;
+  std::string payload_hash;
 };
 
 struct Sent {
@@ -36,10 +53,14 @@ Intake IntakeOf(Environment* environment, const std::string& default_queue,
                 absl::Time now, const std::string& request_id);
 
 SentIds SentIdsOf(const TaskCall& call);
+SentIds SentIdsOf(const BatchSend& call);
 SentIds SentIdsOf(const ChainCall& call);
 SentIds SentIdsOf(const GroupCall& call);
 
 void Submit(Lifecycle& lifecycle, TaskCall call, Submission submission,
+            Callback<Submitted> done);
+// OK whatever became of each, but CANCELLED when Lifecycle has stopped.
+void Submit(Lifecycle& lifecycle, BatchSend call, Submission submission,
             Callback<Submitted> done);
 void Submit(Lifecycle& lifecycle, ChainCall call, Submission submission,
             Callback<Submitted> done);
@@ -49,6 +70,8 @@ void Submit(Lifecycle& lifecycle, GroupCall call, Submission submission,
 inline auto ReadSend(const v1::SendTaskRequest& request, const Intake& intake) {
   return ReadSendTask(request, intake);
 }
+absl::StatusOr<BatchSend> ReadSend(const v1::BatchSendTasksRequest& request,
+                                   const Intake& intake);
 inline auto ReadSend(const v1::SendChainRequest& request,
                      const Intake& intake) {
   return ReadSendChain(request, intake);
@@ -62,13 +85,13 @@ inline auto ReadSend(const v1::SendChordRequest& request,
   return ReadSendChord(request, intake);
 }
 
-// How a call that Lifecycle answered with `status` ended: whether a repeat of
-// it is answered, carried out again, or a new call.
-RequestEnd EndOf(const absl::Status& status);
+// How the call of `ids` that Lifecycle answered with `status` ended: whether a
+// repeat of it is answered, carried out again, or a new call.
+RequestEnd EndOf(const absl::Status& status, const SentIds& ids);
 
 // One Send under a request_id: claims it, submits it as of the time of the
 // first claim, says how it ended. One callback at a time, so it needs no lock.
-// `Call` is a TaskCall, a ChainCall or a GroupCall.
+// `Call` is a TaskCall, a BatchSend, a ChainCall or a GroupCall.
 template <typename Call>
 class RepeatableSend
     : public std::enable_shared_from_this<RepeatableSend<Call>> {
@@ -124,7 +147,7 @@ class RepeatableSend
       return std::move(done_)(submitted.status());
     }
     lifecycle_->EndRequest(
-        request_id_, nonce_, EndOf(submitted.status()),
+        request_id_, nonce_, EndOf(submitted.status(), ids_),
         [self = this->shared_from_this(),
          submitted = std::move(submitted)](absl::Status) {
           if (!submitted.ok()) {
