@@ -326,7 +326,10 @@ absl::Duration Attempts::Pause() {
 
 AmqpConnection::AmqpConnection(const AmqpAddress& address, SocketGuard* guard,
                                Waker* waker)
-    : address_name_(address.Name()), guard_(guard), waker_(waker) {}
+    : address_name_(address.Name()),
+      plain_(!address.tls.has_value()),
+      guard_(guard),
+      waker_(waker) {}
 
 AmqpConnection::~AmqpConnection() {
   guard_->Release();
@@ -555,6 +558,24 @@ absl::Status AmqpConnection::SendStatus(int library_status) {
   if (library_status == AMQP_STATUS_OK) return absl::OkStatus();
   broken_ = true;
   return Error(LibraryText(library_status));
+}
+
+absl::Status AmqpConnection::Write(absl::string_view frames) {
+  while (!frames.empty()) {
+    pollfd fds{
+        .fd = amqp_get_sockfd(handle_), .events = POLLOUT, .revents = 0};
+    const ssize_t n = send(fds.fd, frames.data(), frames.size(), MSG_NOSIGNAL);
+    if (n >= 0) {
+      frames.remove_prefix(static_cast<size_t>(n));
+    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      // As the library does: the guard ends it, by shutting the socket down.
+      poll(&fds, 1, -1);
+    } else if (errno != EINTR) {
+      broken_ = true;
+      return Error(strerror(errno));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<const amqp_frame_t*> AmqpConnection::NextFrame() {

@@ -192,6 +192,14 @@ class AmqpConnection {
   // but Close may be called.
   absl::Status RpcStatus(absl::string_view what);
 
+  // Whether bytes of ours can go to the socket: not into TLS, which only the
+  // library can write.
+  bool plain() const { return plain_; }
+
+  // Writes whole frames, past the library, on a plain connection. What exceeds
+  // the write budget may block.
+  absl::Status Write(absl::string_view frames);
+
   // The same for a call that returns a library status.
   absl::Status SendStatus(int library_status);
 
@@ -212,6 +220,7 @@ class AmqpConnection {
   std::string LibraryText(int status) const;
 
   const std::string address_name_;
+  const bool plain_;
   SocketGuard* const guard_;
   Waker* const waker_;
 

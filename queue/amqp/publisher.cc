@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "queue/amqp/frames.h"
 #include "queue/errors.h"
 #include "queue/json.h"
 
@@ -225,6 +226,7 @@ absl::Status AmqpPublisher::Connect(const std::stop_token& stop) {
   dead_declared_.clear();
   half_declared_ = false;
   declare_channel_open_ = true;
+  burst_.clear();
   return absl::OkStatus();
 }
 
@@ -527,7 +529,15 @@ absl::Status AmqpPublisher::Send(size_t budget) {
         partial_ ? SendPiece(&budget) : SendNext(&budget);
     if (!status.ok()) return status;
   }
-  return absl::OkStatus();
+  return Flush();
+}
+
+// What the library writes must come after what was gathered before.
+absl::Status AmqpPublisher::Flush() {
+  if (burst_.empty()) return absl::OkStatus();
+  const absl::Status status = connection_->Write(burst_);
+  burst_.clear();
+  return status;
 }
 
 absl::Status AmqpPublisher::SendPiece(size_t* budget) {
@@ -619,6 +629,10 @@ absl::Status AmqpPublisher::SendDeclaration(Item item, size_t* budget) {
     held_.push_back(std::move(item));
     return absl::OkStatus();
   }
+  if (auto status = Flush(); !status.ok()) {
+    ready_.push_back(std::move(item));
+    return status;
+  }
   item.declare_time = environment_->Now();
   *budget -= std::min(*budget, kFrameOverhead + 4 * queue.name.size());
   const absl::Status status =
@@ -653,7 +667,22 @@ absl::Status AmqpPublisher::SendNext(size_t* budget) {
   const amqp_connection_state_t handle = connection_->handle();
 
   absl::Status status;
-  if (whole) {
+  if (whole && connection_->plain() &&
+      AppendPublish(
+          {.channel = AmqpConnection::kChannel,
+           .exchange = ToView(exchange),
+           .routing_key = key,
+           .mandatory = true,
+           .properties = &properties_,
+           .body = message.body,
+           .frame_max = static_cast<size_t>(amqp_get_frame_max(handle))},
+          &burst_)) {
+    // Flush writes it.
+  } else if (status = Flush(); !status.ok()) {
+    // The message waits for the next connection, like those behind it.
+    items.push_front(std::move(item));
+    return status;
+  } else if (whole) {
     status = connection_->SendStatus(amqp_basic_publish(
         handle, AmqpConnection::kChannel, exchange, ToBytes(key),
         /*mandatory=*/1,

@@ -127,6 +127,7 @@ class AmqpPublisher {
 
   bool MaySend() const;
   absl::Status Send(size_t budget);
+  absl::Status Flush();
   absl::Status SendPiece(size_t* budget);
   absl::Status SendNext(size_t* budget);
   bool NeedsDeclare(Item& item);
@@ -171,6 +172,7 @@ class AmqpPublisher {
   std::deque<Unconfirmed> window_;
   uint64_t first_tag_ = 1;  // of window_'s front
   size_t unanswered_ = 0;   // in window_, with a `done`
+  std::string burst_;  // frames to be written before Send returns
   std::optional<Partial> partial_;
   std::optional<Return> return_;
   absl::Time next_expiry_ = absl::InfiniteFuture();
