@@ -94,15 +94,20 @@ class Cell:
         if self.port:
             return self.systems.load(self.port, load)
         if load.shape in ("group", "chord"):
+            # They count calls, not tasks.
             return self.systems.go(f"machinery-{load.shape}", self.queue, prefix=load.prefix,
                                    tasks=load.tasks // load.size, size=load.size,
                                    outstanding=load.outstanding)
-        return self.systems.go("machinery-send", self.queue, prefix=load.prefix,
+        command = "machinery-latency" if load.shape == "latency" else "machinery-send"
+        return self.systems.go(command, self.queue, prefix=load.prefix,
                                tasks=load.tasks, outstanding=load.outstanding,
-                               task=load.task, retries=load.retries)
+                               task=load.task, retries=load.retries, rate=load.rate)
 
     def send(self, load: Load) -> dict[str, float]:
         return self.begin("client", self.sender(load)).finish()
+
+    def check(self, load: Load) -> None:
+        self._run(self.systems.check(load))
 
     def begin_check(self, load: Load) -> Client:
         return self.begin("check", self.systems.check(load))
@@ -119,13 +124,13 @@ class Cell:
                     raise
                 time.sleep(0.1)
         if worker:
-            self._run(self.systems.check(load))
+            self.check(load)
 
     def drain(self, *loads: Load) -> None:
         """Runs what lies in the queue, unmeasured, and checks every result."""
-        self.serve_worker("penstock", 10, 300, name="drain")
+        self.serve_worker("penstock", 100, name="drain")
         for load in loads:
-            self._run(self.systems.check(load))
+            self.check(load)
 
     def _run(self, command: Command) -> dict[str, float]:
         client = Client(command, self._log)

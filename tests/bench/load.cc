@@ -21,14 +21,14 @@
 #include "tests/bench/figures.h"
 
 ABSL_FLAG(std::string, mode, "unary",
-          "unary, group, chord, latency or waiters; the last three need a "
-          "worker");
+          "unary, group, batch, stream, chord, latency or waiters; the last "
+          "three need a worker");
 ABSL_FLAG(std::string, gateway, "127.0.0.1:50051", "HOST:PORT");
 ABSL_FLAG(int, channels, 1, "connections to the gateway");
 ABSL_FLAG(std::string, prefix, "task", "the ids are PREFIX-0, PREFIX-1, ...");
 ABSL_FLAG(int, tasks, 1, "how many tasks");
-ABSL_FLAG(int, size, 50, "tasks of one call: of a group, a chord");
-ABSL_FLAG(int, outstanding, 1, "calls at a time");
+ABSL_FLAG(int, size, 50, "tasks of one call: of a group, a batch, a chord");
+ABSL_FLAG(int, outstanding, 1, "calls at a time; of a stream: tasks");
 ABSL_FLAG(double, rate, 0, "calls a second at most; 0: no limit");
 ABSL_FLAG(std::string, task, "add", "name of the task");
 ABSL_FLAG(int, retries, 0, "retry_count of each task");
@@ -148,6 +148,104 @@ std::vector<absl::Duration> SendGroups(Stubs& stubs) {
       });
 }
 
+std::vector<absl::Duration> SendBatches(Stubs& stubs) {
+  const int size = absl::GetFlag(FLAGS_size);
+  return RunCalls<v1::BatchSendTasksResponse>(
+      LoadOf(absl::GetFlag(FLAGS_tasks) / size),
+      [&](int call, grpc::ClientContext* context,
+          grpc::CompletionQueue* queue) {
+        v1::BatchSendTasksRequest request;
+        FillTasks(call, size, &request);
+        return stubs[call % stubs.size()]->AsyncBatchSendTasks(context, request,
+                                                               queue);
+      },
+      [size](int call, const v1::BatchSendTasksResponse& response) {
+        if (response.results_size() != size) Fail("results are missing");
+        for (int i = 0; i < size; ++i) {
+          CheckId(response.results(i).task_id(), call * size + i);
+        }
+      });
+}
+
+// One stream: as many tasks without an answer as the gateway's credit and
+// --outstanding allow. One thread.
+class StreamSender {
+ public:
+  explicit StreamSender(Stub& stub) : sent_at_(total_), took_(total_) {
+    SetLimit(&context_);
+    stream_ = stub.AsyncStreamTasks(&context_, &queue_, Tag(kStart));
+  }
+
+  std::vector<absl::Duration> Run() {
+    void* tag = nullptr;
+    bool ok = false;
+    while (queue_.Next(&tag, &ok)) {
+      if (tag == Tag(kEnd)) break;
+      Advance(static_cast<Step>(reinterpret_cast<intptr_t>(tag)), ok);
+    }
+    Check(status_, "StreamTasks");
+    if (answered_ != total_) Fail("the stream ended too soon");
+    return std::move(took_);
+  }
+
+ private:
+  enum Step : intptr_t { kStart = 1, kRead, kWrite, kHalfClose, kEnd };
+  static void* Tag(Step step) { return reinterpret_cast<void*>(step); }
+
+  void Advance(Step step, bool ok) {
+    if (step == kWrite || step == kStart) is_writing_ = false;
+    if (step == kRead && !ok) return stream_->Finish(&status_, Tag(kEnd));
+    if (step == kRead) TakeAnswer();
+    if (step == kRead || step == kStart) stream_->Read(&answer_, Tag(kRead));
+    if (ok) WriteNext();
+  }
+
+  void WriteNext() {
+    const bool may = credit_ > 0 && sent_ < total_ &&
+                     sent_ - answered_ < absl::GetFlag(FLAGS_outstanding);
+    if (is_writing_ || !may) return;
+    is_writing_ = true;
+    v1::StreamTasksRequest request;
+    request.set_sequence(sent_);
+    FillTask(sent_, request.mutable_task());
+    sent_at_[sent_++] = absl::Now();
+    --credit_;
+    grpc::WriteOptions options;
+    if (sent_ == total_) options.set_last_message();
+    stream_->Write(request, options, Tag(kWrite));
+  }
+
+  void TakeAnswer() {
+    credit_ += answer_.credit();
+    if (answer_.outcome_case() == v1::StreamTasksResponse::OUTCOME_NOT_SET) {
+      return;
+    }
+    const int number = static_cast<int>(answer_.sequence());
+    CheckId(answer_.task_id(), number);
+    took_[number] = absl::Now() - sent_at_[number];
+    ++answered_;
+  }
+
+  const int total_ = absl::GetFlag(FLAGS_tasks);
+  grpc::CompletionQueue queue_;
+  grpc::ClientContext context_;
+  grpc::Status status_;
+  std::unique_ptr<grpc::ClientAsyncReaderWriter<v1::StreamTasksRequest,
+                                                v1::StreamTasksResponse>>
+      stream_;
+  v1::StreamTasksResponse answer_;
+  std::vector<absl::Time> sent_at_;
+  std::vector<absl::Duration> took_;
+  bool is_writing_ = true;  // until the stream has started
+  int credit_ = 0;
+  int sent_ = 0;
+  int answered_ = 0;
+};
+
+std::vector<absl::Duration> SendStream(Stubs& stubs) {
+  return StreamSender(*stubs[0]).Run();
+}
+
 void AwaitResult(Stub& stub, const std::string& id, int64_t want) {
   grpc::ClientContext context;
   SetLimit(&context);
@@ -230,8 +328,9 @@ std::vector<absl::Duration> RunWaiters(Stubs& stubs) {
 int Main() {
   using Mode = std::function<std::vector<absl::Duration>(Stubs&)>;
   const std::map<std::string, Mode> modes = {
-      {"unary", SendUnary},       {"group", SendGroups},
-      {"chord", RunChords},       {"latency", RunOneByOne},
+      {"unary", SendUnary},     {"group", SendGroups},
+      {"batch", SendBatches},   {"stream", SendStream},
+      {"chord", RunChords},     {"latency", RunOneByOne},
       {"waiters", RunWaiters},
   };
   const auto mode = modes.find(absl::GetFlag(FLAGS_mode));

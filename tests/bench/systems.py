@@ -29,7 +29,10 @@ class Load:
     due: float = 0
     span: float = 0
     retries: int = 0
-    background: bool = False
+
+    def waited_for(self) -> "Load":
+        """The calls that wait for these tasks."""
+        return dataclasses.replace(self, shape="waiters")
 
 
 class Systems:
@@ -79,6 +82,16 @@ class Systems:
                 f"-backend={self._servers.redis_url}", f"-queue={queue.name}",
                 f"-quorum={str(queue.quorum).lower()}"]
         return Command(argv + [f"-{name}={value}" for name, value in flags.items()])
+
+    # ---- Celery
+
+    def celery(self, command: str, queue: Queue, prefix: str, tasks: int,
+               pool: str = "prefork", concurrency: int = 2) -> Command:
+        script = pathlib.Path(__file__).parent / "peers/celery_peer.py"
+        return Command([str(self._celery), str(script), command,
+                        self._servers.amqp_url.rstrip("/") + "//",
+                        self._servers.redis_url + "/0", queue.name, prefix or "-",
+                        str(tasks), f"--pool={pool}", f"--concurrency={concurrency}"])
 
     # ---- ceilings
 

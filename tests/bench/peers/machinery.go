@@ -84,14 +84,13 @@ func machinerySend(o *options) error {
 		return err
 	}
 	begun := time.Now()
-	due := begun.Add(o.delay)
 	calls := make([]time.Duration, o.tasks)
 	err = inParallel(o.outstanding, o.tasks, func(i int) error {
 		signature := add(o.id(i), i)
 		signature.Name = o.task
 		signature.RetryCount = o.retries
-		if o.delay > 0 {
-			signature.ETA = &due
+		if o.rate > 0 {
+			time.Sleep(time.Until(begun.Add(time.Duration(float64(i) / o.rate * 1e9))))
 		}
 		start := time.Now()
 		_, err := server.SendTask(signature)

@@ -25,7 +25,7 @@ type options struct {
 	size                                      int
 	poll                                      time.Duration
 	retries                                   int
-	delay                                     time.Duration
+	rate                                      float64
 	task                                      string
 }
 
@@ -45,7 +45,7 @@ func parse(arguments []string) *options {
 	flags.IntVar(&o.tasks, "tasks", 1, "how many to send, or groups, or chords")
 	flags.IntVar(&o.size, "size", 1, "members of a group or chord")
 	flags.DurationVar(&o.poll, "poll", time.Millisecond, "how often a result is looked for")
-	flags.DurationVar(&o.delay, "delay", 0, "the tasks are due so long after the start")
+	flags.Float64Var(&o.rate, "rate", 0, "tasks a second at most; 0: no limit")
 	flags.IntVar(&o.retries, "retries", 0, "RetryCount of each task")
 	_ = flags.Parse(arguments) // ExitOnError
 	return o
