@@ -96,6 +96,7 @@ class Rabbit {
     Demand(amqp_queue_bind(connection_, kChannel, name, name, name,
                            amqp_empty_table) != nullptr,
            "queue.bind");
+    amqp_confirm_select(connection_, kChannel);
   }
 
   void Delete() {
@@ -109,8 +110,6 @@ class Rabbit {
 
   // Publishes while the window is open, and reads confirms while it is not.
   void Publish(int total) {
-    Declare();
-    amqp_confirm_select(connection_, kChannel);
     const std::string body(absl::GetFlag(FLAGS_bytes), 'x');
     amqp_basic_properties_t properties = {};
     properties._flags =
@@ -193,16 +192,34 @@ class Rabbit {
   int confirmed_ = 0;
 };
 
-void Publish(int total) { Rabbit().Publish(total); }
-void Consume(int total) { Rabbit().Consume(total); }
-void Delete(int) { Rabbit().Delete(); }
+// Each returns when its work proper began.
+absl::Time Publish(int total) {
+  Rabbit rabbit;
+  rabbit.Declare();
+  const absl::Time begun = absl::Now();
+  rabbit.Publish(total);
+  return begun;
+}
 
-void SetInRedis(int total) {
+absl::Time Consume(int total) {
+  Rabbit rabbit;
+  const absl::Time begun = absl::Now();
+  rabbit.Consume(total);
+  return begun;
+}
+
+absl::Time Delete(int) {
+  Rabbit().Delete();
+  return absl::Now();
+}
+
+absl::Time SetInRedis(int total) {
   redisContext* redis =
       redisConnect("127.0.0.1", absl::GetFlag(FLAGS_redis_port));
   if (redis == nullptr || redis->err != 0) Fail("cannot connect to Redis");
   const std::string value(absl::GetFlag(FLAGS_bytes), 'x');
   const int window = absl::GetFlag(FLAGS_window);
+  const absl::Time begun = absl::Now();
   int answered = 0;
   for (int sent = 0; answered < total;) {
     const int until = std::min(total, answered + window);
@@ -220,6 +237,7 @@ void SetInRedis(int total) {
     }
   }
   redisFree(redis);
+  return begun;
 }
 
 class Echo final : public v1::GatewayService::CallbackService {
@@ -234,7 +252,7 @@ class Echo final : public v1::GatewayService::CallbackService {
 };
 
 // SIGTERM's default action ends it: there is nothing to save.
-void ServeEcho(int) {
+absl::Time ServeEcho(int) {
   Echo service;
   grpc::ServerBuilder builder;
   builder.AddListeningPort(absl::GetFlag(FLAGS_listen),
@@ -243,18 +261,18 @@ void ServeEcho(int) {
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr) Fail("cannot listen");
   server->Wait();
+  return absl::Now();
 }
 
 int Main() {
-  const std::map<std::string, std::function<void(int)>> modes = {
+  const std::map<std::string, std::function<absl::Time(int)>> modes = {
       {"publish", Publish}, {"consume", Consume}, {"redis", SetInRedis},
       {"echo", ServeEcho},  {"delete", Delete},
   };
   const auto mode = modes.find(absl::GetFlag(FLAGS_mode));
   if (mode == modes.end()) Fail("unknown --mode");
   const int tasks = absl::GetFlag(FLAGS_tasks);
-  Figures figures{.tasks = tasks, .begun = absl::Now()};
-  mode->second(tasks);
+  Figures figures{.tasks = tasks, .begun = mode->second(tasks)};
   figures.ended = absl::Now();
   Print(std::move(figures));
   return EXIT_SUCCESS;

@@ -4,6 +4,7 @@ CPU time and memory come from /proc, so that RabbitMQ, Redis, Go and C++ are
 measured in the same way. Only processes that were started here are ended.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -28,14 +29,41 @@ class Command:
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
+def tree(pid: int) -> list[int]:
+    """A process and its children: Celery's workers are such."""
+    found = [pid]
+    for children in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in children.read_text().split():
+                found += tree(int(child))
+    return found
+
+
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process that runs."""
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    """User and system time of a process that runs, and of its children."""
+    return sum(own_cpu_seconds(one) for one in tree(pid))
+
+
+def own_cpu_seconds(pid: int) -> float:
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    fields = stat.rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def peak_rss_mb(pid: int) -> float:
-    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    """The most that it has had, and its children: a page that two share counts
+    twice."""
+    return sum(own_peak_rss_mb(one) for one in tree(pid))
+
+
+def own_peak_rss_mb(pid: int) -> float:
+    try:
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     return int(found[1]) / 1000 if found else 0.0
 

@@ -137,7 +137,7 @@ def scenario_table(results: Results, scenario: Scenario) -> list[str]:
     if not any(cell in results.figures for cell in cells.values()):
         return []
     lines = ["", f"## {scenario.title}", "",
-             *header("", scenario.unit, "the first's over it",
+             *header("", scenario.unit, "the first is better by",
                      "CPU, us a task: " + ", ".join(PROCESSES),
                      "RSS, MB: gateway, worker", "calls, ms: p50, p99, p99.9")]
     first = Metric(next(iter(cells.values())))
@@ -147,11 +147,18 @@ def scenario_table(results: Results, scenario: Scenario) -> list[str]:
         own = Metric(cell)
         lines.append(row(
             variant.label, spread(list(series(results, own).values())),
-            "" if own == first else spread(ratios(results, first, own)),
+            "" if own == first else spread(advantage(results, scenario, first, own)),
             medians(results, cell, [f"cpu:{name}" for name in PROCESSES]),
             medians(results, cell, ["rss:gateway", "rss:worker"]),
             medians(results, cell, ["p50_us", "p99_us", "p999_us"], 1000)))
     return lines
+
+
+def advantage(results: Results, scenario: Scenario, first: Metric,
+              other: Metric) -> list[float]:
+    if scenario.unit == "ms":
+        return ratios(results, other, first)
+    return ratios(results, first, other)
 
 
 def medians(results: Results, cell: str, whats: list[str], divisor: float = 1) -> str:

@@ -22,6 +22,7 @@ class Variant:
     label: str
     run: Run
     rounds: int = 99  # at most so many of the run's rounds
+    quick: bool = False  # part of a --quick run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,6 @@ class Scenario:
     title: str
     unit: str  # "tasks/s": more is better; "ms": less is
     variants: list[Variant]
-    quick: bool = False  # part of a --quick run
 
 
 # ---- what a cell does
@@ -299,15 +299,16 @@ DEFAULTS = "machinery, concurrency 10, prefetch 3"
 BEST = "machinery, concurrency 100, prefetch 100"
 
 
-def unary(outstanding: int, tasks: int, quick: bool = False) -> Scenario:
+def unary(outstanding: int, tasks: int) -> Scenario:
     options = {"tasks": tasks, "outstanding": outstanding}
+    quick = outstanding == 256
     more = []
     if outstanding == 1:
         more = [Variant("celery", "Celery", celery_send(2000))]
     return Scenario(
         f"unary-{outstanding}", f"SendTask, {outstanding} outstanding", "tasks/s", [
-            Variant("penstock", "Penstock", send("penstock", **options)),
-            Variant("go-gateway", "Go gateway", send("go", **options)),
+            Variant("penstock", "Penstock", send("penstock", **options), quick=quick),
+            Variant("go-gateway", "Go gateway", send("go", **options), quick=quick),
             Variant("penstock-quorum", "Penstock, quorum",
                     send("penstock", quorum=True, **options)),
             Variant("go-gateway-quorum", "Go gateway, quorum",
@@ -315,20 +316,20 @@ def unary(outstanding: int, tasks: int, quick: bool = False) -> Scenario:
             Variant("machinery", "machinery in process", send("", **options)),
             Variant("echo", "gRPC echo alone", send("echo", **options)),
             *more,
-        ], quick)
+        ])
 
 
 def bulk() -> Scenario:
     return Scenario("bulk", "Sent in bulk: 50 tasks a call, 8 calls outstanding", "tasks/s", [
-        Variant("batch", "BatchSendTasks", send("penstock", 25000, **BATCH)),
-        Variant("publish", "publish alone", ceiling("publish", 25000)),
+        Variant("batch", "BatchSendTasks", send("penstock", 25000, **BATCH), quick=True),
+        Variant("publish", "publish alone", ceiling("publish", 25000), quick=True),
         Variant("stream", "StreamTasks, 1,024 outstanding",
                 send("penstock", 25000, **STREAM)),
-        Variant("go-gateway", "Go gateway, SendGroup", send("go", 10000, **GROUP)),
+        Variant("go-gateway", "Go gateway, SendGroup", send("go", 10000, **GROUP), quick=True),
         Variant("batch-quorum", "BatchSendTasks, quorum",
-                send("penstock", 40000, quorum=True, **BATCH)),
+                send("penstock", 40000, quorum=True, **BATCH), quick=True),
         Variant("publish-quorum", "publish alone, quorum",
-                ceiling("publish", 60000, quorum=True)),
+                ceiling("publish", 60000, quorum=True), quick=True),
         Variant("stream-quorum", "StreamTasks, quorum",
                 send("penstock", 40000, quorum=True, **STREAM)),
         Variant("group", "Penstock, SendGroup", send("penstock", 25000, **GROUP)),
@@ -336,7 +337,7 @@ def bulk() -> Scenario:
                 send("penstock", 40000, quorum=True, **GROUP)),
         Variant("go-gateway-quorum", "Go gateway, SendGroup, quorum",
                 send("go", 15000, quorum=True, **GROUP)),
-    ], quick=True)
+    ])
 
 
 def group(size: int, times: int) -> Scenario:
@@ -353,14 +354,14 @@ def machinery_end_to_end() -> list[Variant]:
         Variant("machinery-10", DEFAULTS,
                 end_to_end("", "machinery", 10, 5000, prefetch=3)),
         Variant("machinery-100", BEST,
-                end_to_end("", "machinery", 100, 7000, prefetch=100)),
+                end_to_end("", "machinery", 100, 7000, prefetch=100), quick=True),
     ]
 
 
 def end_to_end_unary() -> Scenario:
     return Scenario("e2e-unary", "End to end, SendTask, 64 outstanding", "tasks/s", [
         Variant("penstock-100", "Penstock, concurrency 100",
-                end_to_end("penstock", "penstock", 100, 12000)),
+                end_to_end("penstock", "penstock", 100, 12000), quick=True),
         Variant("penstock-10", "Penstock, concurrency 10",
                 end_to_end("penstock", "penstock", 10, 12000)),
         *machinery_end_to_end(),
@@ -374,7 +375,7 @@ def end_to_end_unary() -> Scenario:
                 celery(2000, "prefork", 2)),
         Variant("celery-threads", "Celery, threads, concurrency 10",
                 celery(2000, "threads", 10)),
-    ], quick=True)
+    ])
 
 
 def end_to_end_bulk() -> Scenario:
@@ -382,7 +383,7 @@ def end_to_end_bulk() -> Scenario:
         return end_to_end("penstock", "penstock", concurrency, 30000, quorum=quorum, **load)
     return Scenario("e2e-bulk", "End to end in bulk", "tasks/s", [
         Variant("batch-quorum-100", "BatchSendTasks, quorum, concurrency 100",
-                penstock(100, BATCH, quorum=True)),
+                penstock(100, BATCH, quorum=True), quick=True),
         *machinery_end_to_end(),
         Variant("batch-quorum-10", "BatchSendTasks, quorum, concurrency 10",
                 penstock(10, BATCH, quorum=True)),
@@ -392,13 +393,15 @@ def end_to_end_bulk() -> Scenario:
                 penstock(100, STREAM, quorum=True)),
         Variant("stream-100", "StreamTasks, classic, concurrency 100",
                 penstock(100, STREAM)),
-    ], quick=True)
+    ])
 
 
 def drains() -> Scenario:
     return Scenario("drain", "Drain of a full queue", "tasks/s", [
-        Variant("penstock-100", "Penstock, concurrency 100", drain("penstock", 100, 30000)),
-        Variant("machinery-100", BEST, drain("machinery", 100, 10000, prefetch=100)),
+        Variant("penstock-100", "Penstock, concurrency 100",
+                drain("penstock", 100, 30000), quick=True),
+        Variant("machinery-100", BEST,
+                drain("machinery", 100, 10000, prefetch=100), quick=True),
         Variant("penstock-10", "Penstock, concurrency 10", drain("penstock", 10, 30000)),
         Variant("penstock-quorum-100", "Penstock, quorum, concurrency 100",
                 drain("penstock", 100, 30000, quorum=True)),
@@ -407,20 +410,22 @@ def drains() -> Scenario:
         Variant("consume", "consume alone", consume_ceiling(40000)),
         Variant("consume-quorum", "consume alone, quorum",
                 consume_ceiling(40000, quorum=True)),
-    ], quick=True)
+    ])
 
 
-def chords(size: int, times: int, quick: bool = False) -> Scenario:
+def chords(size: int, times: int) -> Scenario:
     """machinery's time grows with the square of the size: 40 s at 2,000."""
-    variants = [Variant("penstock", "Penstock", chord("penstock", size, times))]
+    quick = size == 1000
+    variants = [Variant("penstock", "Penstock", chord("penstock", size, times),
+                        quick=quick)]
     if size <= 2000:
         variants.append(Variant(
             "machinery", "machinery",
             chord("machinery", size, min(times, max(1, 200 // size)), 100, 100),
-            rounds=1 if size >= 2000 else 2 if size >= 1000 else 99))
+            rounds=1 if size >= 2000 else 2 if size >= 1000 else 99, quick=quick))
     if size == 1000:
         variants.append(Variant("celery", "Celery", celery_chord(size)))
-    return Scenario(f"chord-{size}", f"Chord of {size:,}", "ms", variants, quick)
+    return Scenario(f"chord-{size}", f"Chord of {size:,}", "ms", variants)
 
 
 def redis_broker() -> Scenario:
@@ -440,17 +445,17 @@ def redis_broker() -> Scenario:
 
 def scenarios() -> list[Scenario]:
     return [
-        unary(1, 3000), unary(16, 8000), unary(64, 10000), unary(256, 10000, quick=True),
+        unary(1, 3000), unary(16, 8000), unary(64, 10000), unary(256, 10000),
         bulk(),
         group(10, 100), group(100, 30), group(1000, 8), group(10000, 2),
         end_to_end_unary(), end_to_end_bulk(), drains(),
-        chords(10, 50), chords(100, 20), chords(1000, 5, quick=True), chords(2000, 3),
+        chords(10, 50), chords(100, 20), chords(1000, 5), chords(2000, 3),
         chords(10000, 1),
         Scenario("latency", "One task at a time, send to result", "ms", [
-            Variant("penstock", "Penstock", latency("penstock", 1000)),
+            Variant("penstock", "Penstock", latency("penstock", 1000), quick=True),
             Variant("machinery", "machinery, polled each ms", latency(
-                "machinery", 1000, concurrency=10, prefetch=3)),
-        ], quick=True),
+                "machinery", 1000, concurrency=10, prefetch=3), quick=True),
+        ]),
         Scenario("latency-loaded", "The same while 1,000 others a second are sent", "ms", [
             Variant("penstock", "Penstock", latency("penstock", 500, 1000)),
             Variant("machinery", "machinery, polled each ms", latency(
