@@ -168,6 +168,9 @@ class Servers:
 
     def __init__(self, directory: pathlib.Path):
         self._directory = directory
+        # As RabbitMQ is by default; the tests give it one core.
+        self._environment = os.environ | {
+            "PENSTOCK_RABBITMQ_SCHEDULERS": str(os.cpu_count())}
         urls = self._call("start")
         self.amqp_url = re.search(r"AMQP_URL=(\S+)", urls)[1]
         self.redis_url = re.search(r"REDIS_URL=(\S+)", urls)[1]
@@ -189,4 +192,5 @@ class Servers:
 
     def _call(self, verb: str) -> str:
         return subprocess.run([ROOT / "deploy/servers", verb, self._directory],
-                              check=True, stdout=subprocess.PIPE, text=True).stdout
+                              env=self._environment, check=True,
+                              stdout=subprocess.PIPE, text=True).stdout
