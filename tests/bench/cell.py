@@ -8,6 +8,7 @@ import itertools
 import pathlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import processes
 from processes import Client, Command, Failed, Process, Servers
@@ -85,7 +86,7 @@ class Cell:
 
     # ---- sending and checking
 
-    def load(self, tasks: int, **options: object) -> Load:
+    def load(self, tasks: int, **options: Any) -> Load:
         """With ids that no other load of this cell has."""
         return Load(f"{self.queue.name}-{next(self._loads)}", tasks, **options)
 

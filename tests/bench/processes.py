@@ -73,6 +73,7 @@ class Process:
 
     def __init__(self, command: Command, log: pathlib.Path):
         self.log = log
+        self._name = command.argv[0]
         with open(log, "ab") as output:
             self._process = subprocess.Popen(
                 command.argv, env=os.environ | command.environment, stdout=output,
@@ -81,7 +82,7 @@ class Process:
 
     def check(self) -> None:
         if self._process.poll() is not None:
-            raise Failed(f"{self._process.args[0]} has ended: {tail(self.log)}")
+            raise Failed(f"{self._name} has ended: {tail(self.log)}")
 
     def stop(self) -> None:
         if self._process.poll() is not None:
@@ -99,34 +100,36 @@ class Client:
 
     def __init__(self, command: Command, log: pathlib.Path, patience: float = 180):
         self._log = log
+        self._words = " ".join(command.argv)
         self._until = time.monotonic() + patience
-        self._begun = time.monotonic()
         with open(log, "ab") as errors:
             self._process = subprocess.Popen(
                 command.argv, env=os.environ | command.environment, stderr=errors,
                 stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        assert self._process.stdout
+        self._output = self._process.stdout
         self.cpu = 0.0
         self.rss_mb = 0.0
 
     def read_line(self) -> str:
-        return self._process.stdout.readline().strip()
+        return self._output.readline().strip()
 
     def finish(self) -> dict[str, float]:
         """Its figures; its CPU time and memory are known from then on."""
         status, usage = self._wait()
         if status != 0:
-            raise Failed(f"{' '.join(self._process.args)} ended with {status}: "
+            raise Failed(f"{self._words} ended with {status}: "
                          f"{tail(self._log)}")
         self.cpu = usage.ru_utime + usage.ru_stime
         self.rss_mb = usage.ru_maxrss / 1000
-        return json.loads(self._process.stdout.read().splitlines()[-1])
+        return json.loads(self._output.read().splitlines()[-1])
 
     def end(self) -> None:
         """For one whose figures are not wanted any more."""
         if self._process.returncode is None:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
+        self._output.close()
 
     def _wait(self):
         while True:
@@ -137,8 +140,15 @@ class Client:
                 return self._process.returncode, usage
             if time.monotonic() > self._until:
                 self.end()
-                raise Failed(f"{' '.join(self._process.args)} took too long")
+                raise Failed(f"{self._words} took too long")
             time.sleep(0.005)
+
+
+def find(pattern: str, content: str) -> str:
+    found = re.search(pattern, content)
+    if not found:
+        raise Failed(f"{pattern} is not in: {content}")
+    return found[1]
 
 
 def tail(log: pathlib.Path) -> str:
@@ -172,10 +182,10 @@ class Servers:
         self._environment = os.environ | {
             "PENSTOCK_RABBITMQ_SCHEDULERS": str(os.cpu_count())}
         urls = self._call("start")
-        self.amqp_url = re.search(r"AMQP_URL=(\S+)", urls)[1]
-        self.redis_url = re.search(r"REDIS_URL=(\S+)", urls)[1]
-        self.amqp_port = int(re.search(r":(\d+)/", self.amqp_url)[1])
-        self.redis_port = int(re.search(r":(\d+)$", self.redis_url)[1])
+        self.amqp_url = find(r"AMQP_URL=(\S+)", urls)
+        self.redis_url = find(r"REDIS_URL=(\S+)", urls)
+        self.amqp_port = int(find(r":(\d+)/", self.amqp_url))
+        self.redis_port = int(find(r":(\d+)$", self.redis_url))
 
     def pids(self) -> dict[str, int]:
         return {name: int((self._directory / f"{name}.process").read_text().split()[0])

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import Any
 
 from cell import Cell, Figure
 from processes import Failed
@@ -37,7 +38,7 @@ class Scenario:
 
 
 def send(gateway: str, tasks: int, quorum: bool = False, redis: bool = False,
-         **load_options: object) -> Run:
+         **load_options: Any) -> Run:
     """Tasks accepted a second. They are run and checked after the time is taken."""
     def run(new_cell: NewCell) -> Figure:
         with new_cell(quorum=quorum, redis=redis) as cell:
@@ -57,7 +58,7 @@ def send(gateway: str, tasks: int, quorum: bool = False, redis: bool = False,
 
 def end_to_end(gateway: str, worker: str, concurrency: int, tasks: int,
                prefetch: int = 0, quorum: bool = False, redis: bool = False,
-               **load_options: object) -> Run:
+               **load_options: Any) -> Run:
     """Tasks a second from the first send until the last SUCCESS is seen."""
     def run(new_cell: NewCell) -> Figure:
         with new_cell(quorum=quorum, redis=redis) as cell:
@@ -292,15 +293,15 @@ def percentiles(printed: dict[str, float]) -> dict[str, float]:
 
 # ---- the scenarios
 
-BATCH = {"shape": "batch", "size": 50, "outstanding": 8}
-GROUP = {"shape": "group", "size": 50, "outstanding": 8}
-STREAM = {"shape": "stream", "outstanding": 1024}
+BATCH: dict[str, Any] = {"shape": "batch", "size": 50, "outstanding": 8}
+GROUP: dict[str, Any] = {"shape": "group", "size": 50, "outstanding": 8}
+STREAM: dict[str, Any] = {"shape": "stream", "outstanding": 1024}
 DEFAULTS = "machinery, concurrency 10, prefetch 3"
 BEST = "machinery, concurrency 100, prefetch 100"
 
 
 def unary(outstanding: int, tasks: int) -> Scenario:
-    options = {"tasks": tasks, "outstanding": outstanding}
+    options: dict[str, Any] = {"tasks": tasks, "outstanding": outstanding}
     quick = outstanding == 256
     more = []
     if outstanding == 1:
@@ -379,7 +380,7 @@ def end_to_end_unary() -> Scenario:
 
 
 def end_to_end_bulk() -> Scenario:
-    def penstock(concurrency: int, load: dict[str, object], quorum: bool = False) -> Run:
+    def penstock(concurrency: int, load: dict[str, Any], quorum: bool = False) -> Run:
         return end_to_end("penstock", "penstock", concurrency, 30000, quorum=quorum, **load)
     return Scenario("e2e-bulk", "End to end in bulk", "tasks/s", [
         Variant("batch-quorum-100", "BatchSendTasks, quorum, concurrency 100",
@@ -429,7 +430,7 @@ def chords(size: int, times: int) -> Scenario:
 
 
 def redis_broker() -> Scenario:
-    def penstock(tasks: int, **load: object) -> Run:
+    def penstock(tasks: int, **load: Any) -> Run:
         return end_to_end("penstock", "penstock", 100, tasks, redis=True, **load)
     return Scenario("redis-e2e", "End to end, Redis is the broker", "tasks/s", [
         Variant("batch", "Penstock, BatchSendTasks", penstock(30000, **BATCH)),
