@@ -425,8 +425,8 @@ class Backend {
   virtual void EndTick(ScheduleTick tick, Done done) = 0;
 
   // `on_hint` gets the id of a task that may have a new state, from any thread
-  // of the backend: a hint only, it may be lost. One subscriber, set before the
-  // first operation.
+  // of the backend: a hint only, it may be lost, and a begin need not be told of.
+  // One subscriber, set before the first operation.
   virtual void SubscribeHints(
       absl::AnyInvocable<void(std::string_view)> on_hint) = 0;
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <span>
 
 #include "absl/strings/ascii.h"
@@ -64,10 +65,31 @@ std::string FormatUuid(UuidBytes bytes, int version) {
 
 using Digest = std::array<uint8_t, EVP_MAX_MD_SIZE>;
 
+// OpenSSL's way to an algorithm by its name is longer than the hash of a task.
+const EVP_MD* Fetch(const char* name) {
+  const EVP_MD* algorithm = EVP_MD_fetch(nullptr, name, nullptr);
+  if (algorithm == nullptr) Die("EVP_MD_fetch");
+  return algorithm;
+}
+const EVP_MD* Sha256() {
+  static const EVP_MD* const algorithm = Fetch("SHA256");
+  return algorithm;
+}
+const EVP_MD* Sha1() {
+  static const EVP_MD* const algorithm = Fetch("SHA1");
+  return algorithm;
+}
+
 Digest DigestOf(const EVP_MD* algorithm, std::string_view bytes) {
+  struct Free {
+    void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
+  };
+  thread_local const std::unique_ptr<EVP_MD_CTX, Free> context(
+      EVP_MD_CTX_new());
   Digest digest = {};
-  if (EVP_Digest(bytes.data(), bytes.size(), digest.data(), nullptr, algorithm,
-                 nullptr) != 1) {
+  if (EVP_DigestInit_ex(context.get(), algorithm, nullptr) != 1 ||
+      EVP_DigestUpdate(context.get(), bytes.data(), bytes.size()) != 1 ||
+      EVP_DigestFinal_ex(context.get(), digest.data(), nullptr) != 1) {
     Die("EVP_Digest");
   }
   return digest;
@@ -80,23 +102,28 @@ bool IsIdCharacter(char c) {
 
 }  // namespace
 
+// Drawn many at a time: a call of OpenSSL's costs more than the bytes.
 std::string RandomUuid() {
-  UuidBytes bytes;
-  if (RAND_bytes(bytes.data(), bytes.size()) != 1) Die("RAND_bytes");
-  return FormatUuid(bytes, 4);
+  thread_local std::array<UuidBytes, 64> drawn;
+  thread_local size_t left = 0;
+  if (left == 0) {
+    if (RAND_bytes(drawn[0].data(), sizeof drawn) != 1) Die("RAND_bytes");
+    left = drawn.size();
+  }
+  return FormatUuid(drawn[--left], 4);
 }
 
 std::string NamedUuid(std::string_view name) {
   std::string hashed(kNameSpace.begin(), kNameSpace.end());
   hashed.append(name);
-  const Digest digest = DigestOf(EVP_sha1(), hashed);
+  const Digest digest = DigestOf(Sha1(), hashed);
   UuidBytes bytes;
   std::copy_n(digest.begin(), bytes.size(), bytes.begin());
   return FormatUuid(bytes, 5);
 }
 
 std::string Fingerprint(std::string_view bytes) {
-  const Digest digest = DigestOf(EVP_sha256(), bytes);
+  const Digest digest = DigestOf(Sha256(), bytes);
   std::string text;
   AppendHex(std::span(digest).first(32), &text);
   return text;

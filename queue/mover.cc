@@ -1,7 +1,6 @@
 #include "queue/mover.h"
 
 #include <algorithm>
-#include <atomic>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +15,8 @@ namespace {
 // laid a task and died.
 constexpr absl::Duration kIdle = absl::Milliseconds(500);
 constexpr absl::Duration kShortestPause = absl::Milliseconds(5);
+// So many are leased and on their way at a time, and a batch.
+constexpr size_t kMostInFlight = 1000;
 
 }  // namespace
 
@@ -69,14 +70,30 @@ void Mover::Round() {
         }
         const bool more = static_cast<int>(batch->tasks.size()) ==
                           scope_->options.mover_batch;
-        auto left = std::make_shared<std::atomic<size_t>>(batch->tasks.size());
+        bool go_on;
+        {
+          absl::MutexLock lock(&mu_);
+          in_flight_ += batch->tasks.size();
+          go_on = !more || in_flight_ < kMostInFlight;
+          round_waits_ = !go_on;
+        }
         for (LeasedTask& leased : batch->tasks) {
           Publish(std::move(leased), lease_end,
-                  [this, left, more, next_due = batch->next_due](absl::Status) {
-                    if (left->fetch_sub(1) == 1) RoundEnded(more, next_due);
-                  });
+                  [this](absl::Status) { Settled(); });
         }
+        if (go_on) RoundEnded(more, batch->next_due);
       }));
+}
+
+// The next round does not wait for the publishes of the last one, but for room.
+void Mover::Settled() {
+  {
+    absl::MutexLock lock(&mu_);
+    --in_flight_;
+    if (!round_waits_ || in_flight_ >= kMostInFlight) return;
+    round_waits_ = false;
+  }
+  RoundEnded(/*more=*/true, std::nullopt);
 }
 
 void Mover::RoundEnded(bool more, std::optional<absl::Time> next_due) {

@@ -35,6 +35,7 @@ class Mover {
   void WakeAt(absl::Time time);
   void Round();
   void RoundEnded(bool more, std::optional<absl::Time> next_due);
+  void Settled();
   void Publish(LeasedTask leased, absl::Time lease_end, Done done);
   absl::Duration UnroutableFor(const std::string& task_id, bool unroutable);
   void EndUnroutable(LeasedTask leased, absl::Status why, Done done);
@@ -45,6 +46,8 @@ class Mover {
   absl::Mutex mu_;
   bool started_ ABSL_GUARDED_BY(mu_) = false;
   bool round_runs_ ABSL_GUARDED_BY(mu_) = false;
+  bool round_waits_ ABSL_GUARDED_BY(mu_) = false;  // for room in flight
+  size_t in_flight_ ABSL_GUARDED_BY(mu_) = 0;      // leased, not settled
   absl::Time next_wake_ ABSL_GUARDED_BY(mu_) = absl::InfiniteFuture();
   // Since when no queue has taken a task, by its id.
   std::map<std::string, absl::Time> unroutable_since_ ABSL_GUARDED_BY(mu_);

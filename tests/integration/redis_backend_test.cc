@@ -784,7 +784,7 @@ TEST_F(RedisBackendTest, HintsComeAgainAfterARestart) {
     const absl::Time limit = absl::Now() + kHang;
     for (int i = 0; absl::Now() < limit; ++i) {
       const std::string id = absl::StrCat("task", i);
-      (void)Begin(id, 1, "run");
+      (void)Finish(Success(id, 1, "run"));
       absl::MutexLock lock(&mu);
       auto any = [&] { return !hints.empty(); };
       if (mu.AwaitWithTimeout(absl::Condition(&any), absl::Milliseconds(50))) {
