@@ -160,7 +160,7 @@ func testErrors(t *testing.T, f *fleet, c client, worker string) {
 // goDelay is how long a delay of Go's must be to arrive: the queue that it waits
 // in lives for twice the delay, and on a busy machine the message may come into
 // it late (docs/wire-format.md section 3).
-const goDelay = 5 * time.Second
+const goDelay = 8 * time.Second
 
 func testETA(t *testing.T, c client) {
 	for _, pause := range []time.Duration{-time.Hour, goDelay} {
@@ -182,7 +182,7 @@ func testRetries(t *testing.T, c client) {
 	flaky := func(failures, retries int) *Sig {
 		sig := task("flaky", failures)
 		sig.RetryCount = retries
-		sig.RetryTimeout = 3 // the next one is of 5 s: see goDelay
+		sig.RetryTimeout = 5 // the next one is of 8 s: see goDelay
 		return sig
 	}
 	enough := c.send(t, flaky(1, 3))
