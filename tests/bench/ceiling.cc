@@ -40,7 +40,7 @@ ABSL_FLAG(std::string, queue, "bench", "queue, exchange and binding key");
 ABSL_FLAG(bool, quorum, false, "x-queue-type: quorum");
 ABSL_FLAG(int, tasks, 1, "how many messages or SETs");
 ABSL_FLAG(int, window, 1024, "unconfirmed or unanswered at a time");
-ABSL_FLAG(int, bytes, 550, "size of a message: that of add(n, 1) is such");
+ABSL_FLAG(int, bytes, 440, "size of a message: that of add(n, 1)");
 ABSL_FLAG(int, prefetch, 256, "deliveries held");
 ABSL_FLAG(std::string, listen, "", "HOST:PORT of echo");
 

@@ -466,7 +466,8 @@ def scenarios() -> list[Scenario]:
         ]),
         Scenario("waiters", "10,000 clients wait, each for its task", "ms", [
             Variant("penstock", "Penstock, end of the task to its result, p99",
-                    waiters(10000))]),
+                    waiters(10000)),
+            Variant("penstock-1000", "the same with 1,000", waiters(1000))]),
         Scenario("delayed", "20,000 delayed tasks fall due in one second", "ms", [
             Variant("penstock", "Penstock, lateness, p99", delayed(20000)),
             Variant("penstock-quorum", "Penstock, quorum, lateness, p99",
