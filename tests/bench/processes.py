@@ -122,7 +122,10 @@ class Client:
                          f"{tail(self._log)}")
         self.cpu = usage.ru_utime + usage.ru_stime
         self.rss_mb = usage.ru_maxrss / 1000
-        return json.loads(self._output.read().splitlines()[-1])
+        lines = self._output.read().splitlines()
+        if not lines:
+            raise Failed(f"{self._words} printed nothing: {tail(self._log)}")
+        return json.loads(lines[-1])
 
     def end(self) -> None:
         """For one whose figures are not wanted any more."""
