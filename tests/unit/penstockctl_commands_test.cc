@@ -30,6 +30,7 @@ class FakeGateway final : public v1::GatewayService::Service {
                         const v1::SendTaskRequest* request,
                         v1::SendTaskResponse* response) override {
     sent.push_back(request->task());
+    request_ids.push_back(request->request_id());
     response->set_task_id("task_1");
     return answer;
   }
@@ -37,6 +38,7 @@ class FakeGateway final : public v1::GatewayService::Service {
                          const v1::SendGroupRequest* request,
                          v1::SendGroupResponse* response) override {
     sent.assign(request->tasks().begin(), request->tasks().end());
+    request_ids.push_back(request->request_id());
     response->set_group_id("group_1");
     for (size_t i = 1; i <= sent.size(); ++i) {
       response->add_task_ids("task_" + std::to_string(i));
@@ -46,6 +48,7 @@ class FakeGateway final : public v1::GatewayService::Service {
   grpc::Status SendChain(grpc::ServerContext*,
                          const v1::SendChainRequest* request,
                          v1::SendChainResponse* response) override {
+    request_ids.push_back(request->request_id());
     for (int i = 1; i <= request->tasks_size(); ++i) {
       response->add_task_ids("task_" + std::to_string(i));
     }
@@ -56,6 +59,7 @@ class FakeGateway final : public v1::GatewayService::Service {
                          v1::SendChordResponse* response) override {
     sent.assign(request->tasks().begin(), request->tasks().end());
     sent.push_back(request->callback());
+    request_ids.push_back(request->request_id());
     response->set_group_id("group_1");
     response->add_task_ids("task_1");
     response->set_callback_task_id("task_2");
@@ -125,6 +129,7 @@ class FakeGateway final : public v1::GatewayService::Service {
   grpc::Status answer;
   std::deque<v1::TaskState> states;
   std::vector<v1::Task> sent;
+  std::vector<std::string> request_ids;
   std::vector<v1::GetStateRequest> asked;
 };
 
@@ -266,14 +271,24 @@ class PenstockctlTest : public ::testing::Test {
 
 TEST_F(PenstockctlTest, SendPrintsTheIdAlone) {
   EXPECT_EQ(Run({"send", "add", "-1", "uint8:2", "--queue=q", "--id=i",
-                 "--retries=3", "--priority=4", "--delay=1500ms"}),
+                 "--retries=3", "--priority=4", "--delay=1500ms",
+                 "--unique-key=k"}),
             kExitOk);
   EXPECT_EQ(out_.str(), "task_1\n");
   ASSERT_EQ(gateway_.sent.size(), 1u);
   EXPECT_EQ(gateway_.sent[0].ShortDebugString(),
             "name: \"add\" args { int_value: -1 } args { type: \"uint8\" "
             "uint_value: 2 } id: \"i\" routing_key: \"q\" delay { seconds: 1 "
-            "nanos: 500000000 } retry_count: 3 priority: 4");
+            "nanos: 500000000 } retry_count: 3 priority: 4 unique_key: \"k\"");
+}
+
+TEST_F(PenstockctlTest, EverySendTakesARequestId) {
+  EXPECT_EQ(Run({"send", "add", "--request-id=a"}), kExitOk);
+  EXPECT_EQ(Run({"group", "add", ":", "add", "--request-id=b"}), kExitOk);
+  EXPECT_EQ(Run({"chain", "add", ":", "add", "--request-id=c"}), kExitOk);
+  EXPECT_EQ(Run({"chord", "add", ":", "add", "--request-id=d"}), kExitOk);
+  EXPECT_EQ(Run({"send", "add"}), kExitOk);
+  EXPECT_THAT(gateway_.request_ids, ElementsAre("a", "b", "c", "d", ""));
 }
 
 TEST_F(PenstockctlTest, EveryKindOfValueReachesItsCase) {

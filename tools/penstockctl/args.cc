@@ -174,6 +174,12 @@ constexpr auto kFlags = std::to_array<FlagSpec>({
     {"id", "ID", "an id", "send",
      "the task's id; sending it again is then safe",
      [](const std::string& t, Command& c) { return SetText(t, c.id); }},
+    {"unique-key", "KEY", "a text", "send",
+     "refused while another task of this key has not ended",
+     [](const std::string& t, Command& c) { return SetText(t, c.unique_key); }},
+    {"request-id", "ID", "an id", "send, group, chain, chord",
+     "the same command under this id is carried out once",
+     [](const std::string& t, Command& c) { return SetText(t, c.request_id); }},
     {"retries", "N", "a whole number from 0 to 1000000",
      "send, schedules create",
      "try so often again if it fails",
@@ -489,7 +495,7 @@ std::string HelpText(const std::string& topic) {
   } else {
     text = "usage: penstockctl [FLAG]... COMMAND [WORD]...\n\n";
     for (const VerbSpec& spec : kVerbs) {
-      absl::StrAppendFormat(&text, "  %-17s%-30s%s\n", spec.name, spec.words,
+      absl::StrAppendFormat(&text, "  %-17s%-29s %s\n", spec.name, spec.words,
                             spec.summary);
     }
   }

@@ -59,6 +59,8 @@ struct Command {
   std::optional<absl::Duration> delay;
   std::string queue;
   std::string id;
+  std::string unique_key;
+  std::string request_id;
   std::string reason;
   std::string schedule_name;
   std::string cron_spec;

@@ -217,6 +217,7 @@ ExitStatus Runner::Run() {
 v1::Task Runner::TaskWithFlags() {
   v1::Task task = std::move(tasks_.front());
   task.set_id(command_.id);
+  task.set_unique_key(command_.unique_key);
   task.set_routing_key(command_.queue);
   task.set_retry_count(command_.retries);
   task.set_priority(command_.priority);
@@ -233,6 +234,7 @@ v1::Task Runner::TaskWithFlags() {
 
 ExitStatus Runner::Send() {
   v1::SendTaskRequest request;
+  request.set_request_id(command_.request_id);
   *request.mutable_task() = TaskWithFlags();
   v1::SendTaskResponse response;
   if (!Call(gateway_, &v1::GatewayService::StubInterface::SendTask, request, &response)) {
@@ -245,6 +247,7 @@ ExitStatus Runner::Send() {
 
 ExitStatus Runner::SendGroup() {
   v1::SendGroupRequest request;
+  request.set_request_id(command_.request_id);
   for (v1::Task& task : tasks_) *request.add_tasks() = std::move(task);
   v1::SendGroupResponse response;
   if (!Call(gateway_, &v1::GatewayService::StubInterface::SendGroup, request,
@@ -262,6 +265,7 @@ ExitStatus Runner::SendGroup() {
 
 ExitStatus Runner::SendChain() {
   v1::SendChainRequest request;
+  request.set_request_id(command_.request_id);
   for (v1::Task& task : tasks_) *request.add_tasks() = std::move(task);
   v1::SendChainResponse response;
   if (!Call(gateway_, &v1::GatewayService::StubInterface::SendChain, request,
@@ -277,6 +281,7 @@ ExitStatus Runner::SendChain() {
 
 ExitStatus Runner::SendChord() {
   v1::SendChordRequest request;
+  request.set_request_id(command_.request_id);
   *request.mutable_callback() = std::move(tasks_.back());
   tasks_.pop_back();
   for (v1::Task& task : tasks_) *request.add_tasks() = std::move(task);
