@@ -20,7 +20,7 @@ import (
 type options struct {
 	broker, backend, queue, listen, prefix string
 
-	quorum                                    bool
+	quorum, keep                              bool
 	concurrency, prefetch, outstanding, tasks int
 	size                                      int
 	poll                                      time.Duration
@@ -39,6 +39,7 @@ func parse(arguments []string) *options {
 	flags.StringVar(&o.prefix, "prefix", "task", "ids are PREFIX-0, PREFIX-1, ...")
 	flags.StringVar(&o.task, "task", "add", "name of the task to send")
 	flags.BoolVar(&o.quorum, "quorum", false, "x-queue-type: quorum")
+	flags.BoolVar(&o.keep, "keep", true, "asynq keeps results")
 	flags.IntVar(&o.concurrency, "concurrency", 10, "tasks that a worker runs at once")
 	flags.IntVar(&o.prefetch, "prefetch", 3, "deliveries that a worker holds")
 	flags.IntVar(&o.outstanding, "outstanding", 1, "goroutines that send")
