@@ -54,6 +54,8 @@ def number_of(figure: Figure, what: str) -> float | None:
         return figure.value
     if kind == "cpu":
         return figure.cpu[name] * 1e6 / figure.tasks if name in figure.cpu else None
+    if kind == "seconds":
+        return figure.cpu.get(name)
     if kind == "rss":
         return figure.rss_mb.get(name)
     return figure.details.get(what)
@@ -138,8 +140,8 @@ def scenario_table(results: Results, scenario: Scenario) -> list[str]:
         return []
     lines = ["", f"## {scenario.title}", "",
              *header("", scenario.unit, "the first is better by",
-                     "CPU, us a task: " + ", ".join(PROCESSES),
-                     "RSS, MB: gateway, worker", "calls, ms: p50, p99, p99.9")]
+                     "CPU, us a task: " + ", ".join(PROCESSES), "CPU, s: the same",
+                     "RSS, MB: the same", "calls, ms: p50, p99, p99.9")]
     first = Metric(next(iter(cells.values())))
     for variant, cell in cells.items():
         if cell not in results.figures:
@@ -149,7 +151,8 @@ def scenario_table(results: Results, scenario: Scenario) -> list[str]:
             variant.label, spread(list(series(results, own).values())),
             "" if own == first else spread(advantage(results, scenario, first, own)),
             medians(results, cell, [f"cpu:{name}" for name in PROCESSES]),
-            medians(results, cell, ["rss:gateway", "rss:worker"]),
+            medians(results, cell, [f"seconds:{name}" for name in PROCESSES]),
+            medians(results, cell, [f"rss:{name}" for name in PROCESSES]),
             medians(results, cell, ["p50_us", "p99_us", "p999_us"], 1000)))
     return lines
 
