@@ -97,7 +97,7 @@ struct Lifecycle::Core {
         continuation(&scope),
         mover(&scope, &continuation),
         sweeper(&scope, &continuation),
-        submitter(&scope, &mover),
+        submitter(&scope, &mover, &continuation),
         canceller(&scope, &continuation),
         requests(&scope),
         dead_letters(&scope, &submitter, &requests) {}

@@ -1,6 +1,7 @@
 #include "queue/submitter.h"
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -20,6 +21,14 @@ constexpr size_t kMostInFlight = 1000;
 // A unique key is held until its task is final, however often that is tried
 // again; but not for ever, since no one tells when it ends.
 constexpr absl::Duration kUniqueKeptOn = absl::Hours(24 * 30);
+
+// Whether no run of the task's wrote its final state.
+bool WasEndedByUs(const TaskState& state) {
+  return state.status == Status::kFailure &&
+         (state.error_type == kErrorCancelled ||
+          state.error_type == kErrorExpired ||
+          state.error_type == kErrorAbandoned);
+}
 
 }  // namespace
 
@@ -42,6 +51,7 @@ struct Submitter::Call {
 
   std::vector<PendingAnswer> answers;  // of to_send, then of promised
   bool replayed = false;
+  std::atomic<bool> stopped{false};  // amid following what had ended
 
   absl::Mutex mu;
   size_t next ABSL_GUARDED_BY(mu) = 0;  // the next of to_send to look at
@@ -292,7 +302,7 @@ void Submitter::AllSettled(CallPtr call) {
     nothing_sent = call->sent == 0 && call->unknown == 0;
   }
   if (failure.ok()) {
-    MarkSubmitted(std::move(call));
+    FollowEnded(std::move(call));
     return;
   }
   if (nothing_sent && call->OwnsAll()) {
@@ -352,6 +362,50 @@ void Submitter::Refuse(CallPtr call, absl::Status why) {
   unique_keys_.Release(std::move(call->taken), [call, why](absl::Status) {
     std::move(call->done)(why);
   });
+}
+
+// A task that was ended before an earlier try of this call could send it has
+// never met a worker, which would end what follows it: so that is done here.
+void Submitter::FollowEnded(CallPtr call) {
+  std::vector<size_t> past;
+  std::vector<std::string> ids;
+  for (size_t i = 0; i < call->to_send.size(); ++i) {
+    if (call->answers[i] != PendingAnswer::kPast) continue;
+    past.push_back(i);
+    ids.push_back(call->to_send[i].id);
+  }
+  if (past.empty()) {
+    MarkSubmitted(std::move(call));
+    return;
+  }
+  using States = std::vector<std::optional<TaskState>>;
+  scope_->backend->GetStates(
+      std::move(ids),
+      scope_->Guard<States>([this, call, past = std::move(past)](
+                                absl::StatusOr<States> states) {
+        if (!states.ok()) {
+          std::move(call->done)(states.status());
+          return;
+        }
+        // One more, for this loop.
+        auto open = std::make_shared<std::atomic<size_t>>(1);
+        auto followed = [this, call, open](absl::Status status) {
+          if (absl::IsCancelled(status)) call->stopped = true;
+          if (--*open > 0) return;
+          if (call->stopped) {
+            std::move(call->done)(absl::CancelledError("stopped"));
+          } else {
+            MarkSubmitted(call);
+          }
+        };
+        for (size_t i = 0; i < past.size(); ++i) {
+          const std::optional<TaskState>& state = (*states)[i];
+          if (!state.has_value() || !WasEndedByUs(*state)) continue;
+          ++*open;
+          continuation_->Follow(call->to_send[past[i]], *state, followed);
+        }
+        followed(absl::OkStatus());
+      }));
 }
 
 void Submitter::MarkSubmitted(CallPtr call) {

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "queue/continuation.h"
 #include "queue/lifecycle.h"
 #include "queue/mover.h"
 #include "queue/scope.h"
@@ -20,8 +21,11 @@ namespace penstock {
 
 class Submitter {
  public:
-  Submitter(Scope* scope, Mover* mover)
-      : scope_(scope), mover_(mover), unique_keys_(scope) {}
+  Submitter(Scope* scope, Mover* mover, Continuation* continuation)
+      : scope_(scope),
+        mover_(mover),
+        continuation_(continuation),
+        unique_keys_(scope) {}
 
   void SubmitTask(Task task, Submission submission, Callback<Submitted> done);
   void SubmitChain(std::vector<Task> links, Submission submission,
@@ -39,6 +43,7 @@ class Submitter {
   void SendNext(CallPtr call);
   void SendOne(CallPtr call, size_t index);
   void AllSettled(CallPtr call);
+  void FollowEnded(CallPtr call);
   void MarkSubmitted(CallPtr call);
   void Accept(CallPtr call);
   void TakeBack(CallPtr call, absl::Status why);
@@ -46,6 +51,7 @@ class Submitter {
 
   Scope* const scope_;
   Mover* const mover_;
+  Continuation* const continuation_;
   UniqueKeys unique_keys_;
 };
 

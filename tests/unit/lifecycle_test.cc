@@ -938,6 +938,25 @@ TEST_F(LifecycleTest, ACancelledTaskThatWaitsNeverRuns) {
   EXPECT_EQ(acks_, 2);
 }
 
+TEST_F(LifecycleTest, WhatFollowsATaskCancelledBeforeItWasSentEndsByTheRepeat) {
+  Task last = Add("b", {1});
+  last.on_success = {EncodeTask(Add("s", {}))};
+  const std::vector<Task> links = {Add("a", {1}), last};
+  broker_.FailNextPublish(MakeError(absl::StatusCode::kUnavailable,
+                                    reason::kBrokerUnavailable, "cut"));
+  EXPECT_TRUE(absl::IsUnavailable(SendChain(links).status()));
+  EXPECT_EQ(Cancel("a"), "cancelled");
+  environment_.RunDue();
+  EXPECT_EQ(Seen("s"), "none");
+  ASSERT_TRUE(SendChain(links).ok());
+  EXPECT_THAT(Seen("b"), HasSubstr("FAILURE"));
+  EXPECT_THAT(Seen("s"), HasSubstr("FAILURE"));
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(runs_["a"], 0);
+  EXPECT_EQ(runs_["b"], 0);
+}
+
 TEST_F(LifecycleTest, AnUnknownTaskOrGroupCannotBeCancelled) {
   EXPECT_EQ(Cancel("t"), "unknown");
   EXPECT_EQ(CancelGroup("g"), -1);
