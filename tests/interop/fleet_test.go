@@ -6,10 +6,10 @@ import (
 	"context"
 	"fmt"
 	"math/rand"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
@@ -191,12 +191,17 @@ func (f *fleet) start(binary string, environment ...string) (stop func()) {
 	return stop
 }
 
+// log is that of the program that was started last.
+func (f *fleet) log(binary string) string {
+	return filepath.Join(f.dir, fmt.Sprintf("%d-%s.log", f.started, binary))
+}
+
 // startPath runs a program; `kill` is kill -9.
 func (f *fleet) startPath(path string, environment ...string) (stop, kill func()) {
 	f.t.Helper()
 	f.started++
 	binary := filepath.Base(path)
-	log := filepath.Join(f.dir, fmt.Sprintf("%d-%s.log", f.started, binary))
+	log := f.log(binary)
 	file, err := os.Create(log)
 	if err != nil {
 		f.t.Fatal(err)
@@ -286,23 +291,20 @@ func (f *fleet) launch(m machinery, concurrency int, queue string) {
 	})
 }
 
-// freePort is below the range of outgoing connections, as in deploy/free-port.
-func freePort() int {
-	for {
-		port := 10000 + rand.Intn(22000)
-		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			listener.Close()
-			return port
-		}
-	}
-}
-
 // startGateway returns when broker and backend are there.
 func (f *fleet) startGateway() {
 	f.t.Helper()
-	address := fmt.Sprintf("127.0.0.1:%d", freePort())
-	f.start("penstock-gateway", "PENSTOCK_LISTEN="+address)
+	f.start("penstock-gateway", "PENSTOCK_LISTEN=127.0.0.1:0")
+	log := f.log("penstock-gateway")
+	listening := regexp.MustCompile(`listening address=(\S+)\n`)
+	var address string
+	eventually(f.t, "the gateway's address in "+log, func() bool {
+		text, _ := os.ReadFile(log)
+		if found := listening.FindSubmatch(text); found != nil {
+			address = string(found[1])
+		}
+		return address != ""
+	})
 	conn, err := grpc.Dial(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	if err != nil {
