@@ -298,6 +298,7 @@ class AmqpTlsTest : public ::testing::Test {
 
   void ExpectTraffic(Broker& broker) {
     constexpr size_t kMessages = 3000;
+    constexpr size_t kAhead = 200;
     const std::string big = BigBody();
     const auto body = [&](size_t i) {
       return i % 300 == 7 ? big : absl::StrCat("body ", i);
@@ -306,13 +307,19 @@ class AmqpTlsTest : public ::testing::Test {
     auto consumer = broker.Consume({.prefetch = 50}, inbox.Sink());
     ASSERT_TRUE(consumer.ok()) << consumer.status();
     std::vector<testing::Answer> answers(kMessages);
-    for (size_t i = 0; i < kMessages; ++i) {
-      broker.Publish(Default(body(i)), answers[i].TakeDone());
-    }
+    // A message has 5 s until its confirm: not all of them at once.
+    size_t sent = 0;
+    const auto send = [&] {
+      if (sent == kMessages) return;
+      broker.Publish(Default(body(sent)), answers[sent].TakeDone());
+      ++sent;
+    };
+    for (size_t i = 0; i < kAhead; ++i) send();
     for (size_t i = 0; i < kMessages; ++i) {
       const Delivery delivery = inbox.Next();
       ASSERT_TRUE(delivery.body == body(i)) << i;
       (*consumer)->Ack(delivery.tag);
+      send();
     }
     for (testing::Answer& answer : answers) {
       ASSERT_EQ(answer.Wait(), absl::OkStatus());
