@@ -16,8 +16,14 @@
 #include "absl/synchronization/mutex.h"
 #include "gateway/convert.h"
 #include "grpcpp/support/server_callback.h"
+#include "queue/errors.h"
 
 namespace penstock {
+
+inline absl::Status Draining() {
+  return MakeError(absl::StatusCode::kUnavailable, reason::kDraining,
+                   "this gateway is stopping; another one takes the call");
+}
 
 inline const grpc::Status& CancelledCall() {
   static const auto* const status =

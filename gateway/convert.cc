@@ -78,9 +78,9 @@ std::string Cut(absl::string_view text, size_t limit) {
   return absl::StrCat(text.substr(0, end), "...");
 }
 
-std::string HashOf(const google::protobuf::Message& request);
-
 // ---- what is wrong with a request -----------------------------------------
+
+std::string HashOf(const google::protobuf::Message& request);
 
 class Findings {
  public:
@@ -337,6 +337,14 @@ class Reader {
 
   // A task that stands alone, and what is wrong with it.
   absl::StatusOr<TaskCall> ReadOne(const v1::Task& in, const std::string& path);
+
+  // The same of a request whose only task it is.
+  template <typename Request>
+  absl::StatusOr<TaskCall> ReadOnly(const Request& request) {
+    if (request.has_task()) return ReadOne(request.task(), "task");
+    findings_.Add("task", "is required");
+    return findings_.status();
+  }
 
   // The id that a caller chose; `path` is the field's.
   void CheckCallersId(const std::string& id, const std::string& path);
@@ -857,17 +865,12 @@ absl::StatusOr<TaskCall> ReadSendTask(const v1::SendTaskRequest& request,
                                       const Intake& intake) {
   Reader reader(intake);
   reader.CheckRequestId(request.request_id());
-  if (request.has_task()) return reader.ReadOne(request.task(), "task");
-  reader.findings().Add("task", "is required");
-  return reader.findings().status();
+  return reader.ReadOnly(request);
 }
 
 absl::StatusOr<TaskCall> ReadStreamTask(const v1::StreamTasksRequest& request,
                                         const Intake& intake) {
-  Reader reader(intake);
-  if (request.has_task()) return reader.ReadOne(request.task(), "task");
-  reader.findings().Add("task", "is required");
-  return reader.findings().status();
+  return Reader(intake).ReadOnly(request);
 }
 
 absl::StatusOr<BatchCall> ReadBatchSendTasks(

@@ -53,11 +53,6 @@ absl::Status GroupNotFound(const std::string& id) {
                    {{"group_id", id}});
 }
 
-absl::Status Draining() {
-  return MakeError(absl::StatusCode::kUnavailable, reason::kDraining,
-                   "this gateway is stopping; another one takes the call");
-}
-
 template <typename Repeated>
 int64_t BytesOf(const Repeated& messages) {
   int64_t bytes = 0;

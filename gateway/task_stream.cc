@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "queue/errors.h"
+#include "gateway/calls.h"
 
 namespace penstock {
 namespace {
@@ -64,7 +64,9 @@ void TaskStream::Take(const v1::StreamTasksRequest& request) {
       std::move(call->task),
       {.payload_hash = std::move(call->payload_hash), .deadline = deadline},
       [self = shared_from_this(), sequence, id = std::move(id),
-       permit = *std::move(permit)](absl::StatusOr<Submitted> submitted) mutable {
+       permit = std::optional<Permit>(*std::move(permit))](
+          absl::StatusOr<Submitted> submitted) mutable {
+        permit.reset();  // the answer may let the next task in
         v1::StreamTasksResponse answer;
         answer.set_sequence(sequence);
         if (submitted.ok()) {
@@ -111,14 +113,11 @@ void TaskStream::Pump() {
     if (cancelled_ ? !writing_ : idle && (read_all_ || draining_)) {
       finished_ = true;
       if (cancelled_) {
-        end = grpc::Status(grpc::StatusCode::CANCELLED,
-                           "the call was cancelled");
+        end = CancelledCall();
       } else if (read_all_) {
         end = grpc::Status::OK;
       } else {
-        end = StatusOf(MakeError(
-            absl::StatusCode::kUnavailable, reason::kDraining,
-            "this gateway is stopping; another one takes the rest"));
+        end = StatusOf(Draining());
       }
     }
   }

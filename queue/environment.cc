@@ -108,7 +108,7 @@ class SystemEnvironment final : public Environment {
 std::unique_ptr<Environment> MakeSystemEnvironment() {
 #ifdef NDEBUG
   // Debian builds absl with its search for deadlocks on, at each lock, of gRPC's
-  // too: a tenth of what a process does.
+  // too.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
 #endif
   return std::make_unique<SystemEnvironment>();

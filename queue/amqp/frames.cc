@@ -18,6 +18,19 @@ void AppendInteger(uint64_t value, int bytes, std::string* out) {
   }
 }
 
+// At least what the properties take when encoded.
+size_t MostBytes(const amqp_basic_properties_t& properties) {
+  size_t most = kPlainProperties;
+  for (int i = 0; i < properties.headers.num_entries; ++i) {
+    const amqp_table_entry_t& entry = properties.headers.entries[i];
+    most += entry.key.len + 16;
+    if (entry.value.kind == AMQP_FIELD_KIND_UTF8) {
+      most += entry.value.value.bytes.len;
+    }
+  }
+  return most;
+}
+
 void AppendShortString(absl::string_view text, std::string* out) {
   out->push_back(static_cast<char>(text.size()));
   out->append(text.data(), text.size());
@@ -56,9 +69,7 @@ bool AppendPublish(const PublishFrames& message, std::string* out) {
   AppendInteger(AMQP_BASIC_CLASS, 2, out);
   AppendInteger(0, 2, out);  // weight, unused
   AppendInteger(message.body.size(), 8, out);
-  const size_t most = message.properties->headers.num_entries == 0
-                          ? kPlainProperties
-                          : message.frame_max;
+  const size_t most = MostBytes(*message.properties);
   const size_t at = out->size();
   out->resize(at + most);
   const int size =

@@ -20,6 +20,7 @@ struct PublishFrames {
   absl::string_view exchange;     // at most 255 bytes
   absl::string_view routing_key;  // at most 255 bytes
   bool mandatory = false;
+  // Headers of texts, numbers and booleans only.
   amqp_basic_properties_t* properties = nullptr;
   absl::string_view body;
   size_t frame_max = 0;  // as negotiated, with the 8 bytes around a payload

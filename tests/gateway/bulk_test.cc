@@ -19,20 +19,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-template <typename Detail>
-std::optional<Detail> DetailOf(const google::rpc::Status& status) {
-  Detail detail;
-  for (const auto& any : status.details()) {
-    if (any.Is<Detail>() && any.UnpackTo(&detail)) return detail;
-  }
-  return std::nullopt;
-}
-
-std::string ReasonOf(const google::rpc::Status& status) {
-  const auto info = DetailOf<google::rpc::ErrorInfo>(status);
-  return info.has_value() ? info->reason() : "";
-}
-
 class BatchTest : public GatewayTest {
  protected:
   grpc::Status SendBatch(const v1::BatchSendTasksRequest& request,
@@ -74,8 +60,8 @@ TEST_F(BatchTest, ABadTaskIsToldOfAloneAndTheOthersAreSent) {
 
   const google::rpc::Status& bad = response.results(1).status();
   EXPECT_EQ(bad.code(), grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_EQ(ReasonOf(bad), reason::kInvalidField);
-  const auto fields = DetailOf<google::rpc::BadRequest>(bad);
+  EXPECT_EQ(ReasonIn(bad), reason::kInvalidField);
+  const auto fields = Find<google::rpc::BadRequest>(bad);
   ASSERT_TRUE(fields.has_value());
   ASSERT_EQ(fields->field_violations_size(), 2);
   EXPECT_EQ(fields->field_violations(0).field(), "tasks[1].id");
@@ -83,7 +69,7 @@ TEST_F(BatchTest, ABadTaskIsToldOfAloneAndTheOthersAreSent) {
 
   EXPECT_THAT(response.results(2).status().message(),
               HasSubstr("tasks[2].id: is also that of tasks[0].id"));
-  EXPECT_EQ(ReasonOf(response.results(3).status()), reason::kQueueNotFound);
+  EXPECT_EQ(ReasonIn(response.results(3).status()), reason::kQueueNotFound);
   EXPECT_EQ(AwaitInt("first"), 2);
   EXPECT_EQ(AwaitInt("last"), 5);
 }
@@ -117,7 +103,7 @@ TEST_F(BatchTest, ARepeatUnderARequestIdIsAnsweredAsTheFirstCall) {
   EXPECT_EQ(second.results(0).task_id(), first.results(0).task_id());
   EXPECT_EQ(second.results(2).task_id(), first.results(2).task_id());
   EXPECT_TRUE(second.results(0).replayed());
-  EXPECT_EQ(ReasonOf(second.results(1).status()), reason::kInvalidField);
+  EXPECT_EQ(ReasonIn(second.results(1).status()), reason::kInvalidField);
 
   *request.add_tasks() = MakeTask("add", {3, 3});
   EXPECT_EQ(ReasonIn(SendBatch(request, &second)), reason::kRequestIdReused);
@@ -157,7 +143,7 @@ TEST_F(BatchTest, ATaskIsTheSameOneByWhicheverCallItComes) {
   EXPECT_TRUE(response.results(0).replayed());
   *request.mutable_tasks(0) = MakeTask("add", {1, 2}, "mine");
   ASSERT_TRUE(SendBatch(request, &response).ok());
-  EXPECT_EQ(ReasonOf(response.results(0).status()), reason::kTaskIdExists);
+  EXPECT_EQ(ReasonIn(response.results(0).status()), reason::kTaskIdExists);
 }
 
 // ---- StreamTasks ----------------------------------------------------------
@@ -240,7 +226,7 @@ TEST_F(StreamTest, ARefusedTaskDoesNotEndTheStream) {
   v1::Task lost = MakeTask("add");
   lost.set_routing_key("nowhere");
   ASSERT_TRUE(Write(8, lost));
-  EXPECT_EQ(ReasonOf(Read().status()), reason::kQueueNotFound);
+  EXPECT_EQ(ReasonIn(Read().status()), reason::kQueueNotFound);
 
   ASSERT_TRUE(Write(9, MakeTask("add", {1, 1}, "mine")));
   answer = Read();
@@ -254,8 +240,9 @@ TEST_F(StreamTest, ARefusedTaskDoesNotEndTheStream) {
 }
 
 // The credit is what is in flight at most, also for a client that ignores it.
+// What was read beyond it would be one too many for the gateway.
 TEST_F(StreamTest, NoMoreIsReadThanTheCredit) {
-  StartServer();
+  StartServer({.sends = {.tasks = 1000, .bytes = INT64_MAX}});
   broker_.Hold();
   Open();
   EXPECT_EQ(Read().credit(), 1000);
@@ -264,10 +251,15 @@ TEST_F(StreamTest, NoMoreIsReadThanTheCredit) {
     stream_->WritesDone();
   });
   broker_.AwaitHeld(1000);
+  writer.join();  // all are on their way
+  EXPECT_EQ(Get("unknown", absl::ZeroDuration(), nullptr).error_code(),
+            grpc::StatusCode::NOT_FOUND);
   EXPECT_EQ(broker_.Held(), 1000u);
   broker_.Release();
-  for (int i = 0; i < 1200; ++i) EXPECT_TRUE(Read().has_task_id());
-  writer.join();
+  for (int i = 0; i < 1200; ++i) {
+    const v1::StreamTasksResponse answer = Read();
+    EXPECT_TRUE(answer.has_task_id()) << answer.DebugString();
+  }
   EXPECT_TRUE(End().ok());
 }
 
@@ -282,7 +274,7 @@ TEST_F(StreamTest, DrainAnswersWhatWasTakenAndEndsTheStream) {
   ASSERT_TRUE(Write(2, MakeTask("add")));
   const v1::StreamTasksResponse refused = Read();
   EXPECT_EQ(refused.sequence(), 2);
-  EXPECT_EQ(ReasonOf(refused.status()), reason::kDraining);
+  EXPECT_EQ(ReasonIn(refused.status()), reason::kDraining);
   broker_.Release();
   EXPECT_TRUE(Read().has_task_id());
   const grpc::Status status = End();
@@ -317,8 +309,8 @@ TEST_F(StreamTest, AFullGatewayRefusesTheTaskAndNotTheStream) {
   ASSERT_TRUE(Write(2, MakeTask("add")));
   const v1::StreamTasksResponse refused = Read();
   EXPECT_EQ(refused.sequence(), 2);
-  EXPECT_EQ(ReasonOf(refused.status()), reason::kTooManyInFlight);
-  EXPECT_TRUE(DetailOf<google::rpc::RetryInfo>(refused.status()).has_value());
+  EXPECT_EQ(ReasonIn(refused.status()), reason::kTooManyInFlight);
+  EXPECT_TRUE(Find<google::rpc::RetryInfo>(refused.status()).has_value());
   broker_.Release();
   EXPECT_TRUE(Read().has_task_id());
   stream_->WritesDone();

@@ -81,8 +81,9 @@ class HoldingBroker final : public FailingBroker {
   std::vector<Closure> held_ ABSL_GUARDED_BY(mu_);
 };
 
-inline v1::Task MakeTask(const std::string& name, std::vector<int64_t> args = {},
-                  const std::string& id = "") {
+inline v1::Task MakeTask(const std::string& name,
+                         std::vector<int64_t> args = {},
+                         const std::string& id = "") {
   v1::Task task;
   task.set_name(name);
   task.set_id(id);
@@ -91,17 +92,24 @@ inline v1::Task MakeTask(const std::string& name, std::vector<int64_t> args = {}
 }
 
 template <typename Detail>
-std::optional<Detail> Find(const grpc::Status& status) {
-  google::rpc::Status all;
-  EXPECT_TRUE(all.ParseFromString(status.error_details()));
-  for (const auto& any : all.details()) {
+std::optional<Detail> Find(const google::rpc::Status& status) {
+  for (const auto& any : status.details()) {
     Detail detail;
     if (any.Is<Detail>() && any.UnpackTo(&detail)) return detail;
   }
   return std::nullopt;
 }
 
-inline std::string ReasonIn(const grpc::Status& status) {
+template <typename Detail>
+std::optional<Detail> Find(const grpc::Status& status) {
+  google::rpc::Status all;
+  EXPECT_TRUE(all.ParseFromString(status.error_details()));
+  return Find<Detail>(all);
+}
+
+// Of an RPC's status, or of one within an answer.
+template <typename Status>
+std::string ReasonIn(const Status& status) {
   const auto info = Find<google::rpc::ErrorInfo>(status);
   return info.has_value() ? info->reason() : "";
 }

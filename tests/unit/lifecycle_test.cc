@@ -976,6 +976,18 @@ TEST_F(LifecycleTest, ACancelledTaskThatIsDelayedBringsItsStepsAtOnce) {
   EXPECT_EQ(acks_, 1) << "it was taken out of the delayed set";
 }
 
+TEST_F(LifecycleTest, MoreDelayedTasksThanAreMovedAtOnceAllRun) {
+  constexpr int kTasks = 2'500;
+  for (int i = 0; i < kTasks; ++i) {
+    Task task = Add(absl::StrCat("t", i), {i, 1});
+    task.eta = ZonedTime{.time = environment_.Now() + absl::Hours(1)};
+    ASSERT_TRUE(Send(task).ok());
+  }
+  StartWorker();
+  environment_.Advance(absl::Hours(1) + absl::Seconds(1));
+  for (int i = 0; i < kTasks; ++i) EXPECT_EQ(runs_[absl::StrCat("t", i)], 1);
+}
+
 TEST_F(LifecycleTest, ACancelledRetryIsNotTriedAgain) {
   ASSERT_TRUE(Send({.id = "t", .name = "fail", .retry_count = 5}).ok());
   StartWorker();
