@@ -57,12 +57,18 @@ constexpr size_t kMaxSubmission = 64 << 20;  // of all messages of a call
 // A task of so many bytes in protobuf is below kMaxMessage in JSON: the densest
 // there is, a nested task that is but a name, grows from 5 bytes to 400.
 constexpr size_t kSurelyFits = 128 << 10;
+// The same where a trace context, of up to 1.2 kB in JSON, goes with each.
+constexpr size_t kSurelyFitsTraced = 32 << 10;
 
 // Status details travel as a trailer in base64; a client takes 8 kB of metadata
 // unless told otherwise, and drops its connection at more.
 constexpr size_t kMaxViolationBytes = 2500;
 constexpr size_t kMaxMessageText = 500;
 constexpr size_t kMaxDetailText = 200;
+
+constexpr char kTraceParent[] = "traceparent";
+constexpr char kTraceState[] = "tracestate";
+constexpr size_t kMaxTrace = 512;  // bytes of each
 
 constexpr char kBadRequestUrl[] = "type.googleapis.com/google.rpc.BadRequest";
 
@@ -300,6 +306,32 @@ void WriteResult(const Value& result, v1::Value* out) {
   }
 }
 
+// ---- trace contexts -------------------------------------------------------
+
+bool IsHex(absl::string_view text) {
+  return text.find_first_not_of("0123456789abcdef") == text.npos;
+}
+
+// Neither id may be all zeros.
+bool IsTraceId(absl::string_view text) {
+  return IsHex(text) && text.find_first_not_of('0') != text.npos;
+}
+
+// version-trace_id-parent_id-flags; later versions may have more after a dash.
+bool IsTraceParent(absl::string_view text) {
+  constexpr size_t kLength = 55;
+  if (text.size() < kLength || text.size() > kMaxTrace) return false;
+  const absl::string_view version = text.substr(0, 2);
+  if (!IsHex(version) || version == "ff" || !IsHex(text.substr(53, 2)) ||
+      text[2] != '-' || text[35] != '-' || text[52] != '-') {
+    return false;
+  }
+  if (text.size() > kLength && (version == "00" || text[kLength] != '-')) {
+    return false;
+  }
+  return IsTraceId(text.substr(3, 32)) && IsTraceId(text.substr(36, 16));
+}
+
 // ---- tasks ----------------------------------------------------------------
 
 // machinery waits for the next Fibonacci number above RetryTimeout: the number
@@ -363,6 +395,7 @@ class Reader {
   void ReadName(const v1::Task& in, const Place& place, Task& task);
   void ReadArgs(const v1::Task& in, const Place& place, Task& task);
   void ReadHeaders(const v1::Task& in, const Place& place, Task& task);
+  void AddTrace(Task& task);
   void ReadSchedule(const v1::Task& in, const Place& place, Task& task);
   void ReadPolicy(const v1::Task& in, const Place& place, Task& task);
   void ReadBackoff(const v1::Task& in, const Place& place, Task& task);
@@ -462,6 +495,20 @@ void Reader::ReadHeaders(const v1::Task& in, const Place& place, Task& task) {
       SetStringHeader(task, key, value);
       bytes_ += key.size() + value.size();
     }
+  }
+  AddTrace(task);
+}
+
+// A task that names its own parent has its own state too.
+void Reader::AddTrace(Task& task) {
+  const TraceContext& trace = intake_.trace;
+  if (trace.parent.empty() || task.headers.contains(kTraceParent)) return;
+  for (const auto& [key, value] : {std::pair(kTraceParent, &trace.parent),
+                                   std::pair(kTraceState, &trace.state)}) {
+    if (value->empty() || task.headers.contains(key)) continue;
+    if (task.headers.size() == kMaxHeaders) return;
+    SetStringHeader(task, key, *value);
+    bytes_ += std::string_view(key).size() + value->size();
   }
 }
 
@@ -697,7 +744,9 @@ absl::StatusOr<TaskCall> Reader::ReadOne(const v1::Task& in,
   call.task = ReadTask(
       in, Place{.path = path,
                 .default_id = [this] { return "task_" + intake_.new_uuid(); }});
-  if (!findings_.too_large() && in.ByteSizeLong() > kSurelyFits) {
+  const size_t surely_fits =
+      intake_.trace.parent.empty() ? kSurelyFits : kSurelyFitsTraced;
+  if (!findings_.too_large() && in.ByteSizeLong() > surely_fits) {
     CheckSize(call.task, path);
   }
   const absl::Status status = std::exchange(findings_, Findings{}).status();
@@ -860,6 +909,26 @@ std::optional<size_t> ReadPageToken(const std::string& token,
 }
 
 }  // namespace
+
+TraceContext ReadTrace(
+    const std::multimap<grpc::string_ref, grpc::string_ref>& metadata) {
+  TraceContext trace;
+  if (metadata.count(kTraceParent) != 1) return trace;
+  const grpc::string_ref parent = metadata.find(kTraceParent)->second;
+  if (!IsTraceParent({parent.data(), parent.size()})) return trace;
+  trace.parent.assign(parent.data(), parent.size());
+  // A list, which may come in parts.
+  const auto [begin, end] = metadata.equal_range(kTraceState);
+  for (auto part = begin; part != end; ++part) {
+    if (!trace.state.empty()) trace.state.push_back(',');
+    trace.state.append(part->second.data(), part->second.size());
+  }
+  const bool readable =
+      std::all_of(trace.state.begin(), trace.state.end(),
+                  [](char c) { return c >= ' ' && c <= '~'; });
+  if (!readable || trace.state.size() > kMaxTrace) trace.state.clear();
+  return trace;
+}
 
 absl::StatusOr<TaskCall> ReadSendTask(const v1::SendTaskRequest& request,
                                       const Intake& intake) {

@@ -7,6 +7,7 @@
 #define PENSTOCK_GATEWAY_CONVERT_H_
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,17 +16,33 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "grpcpp/support/status.h"
+#include "grpcpp/support/string_ref.h"
 #include "penstock/v1/gateway.pb.h"
 #include "queue/lifecycle.h"
 #include "queue/task.h"
 
 namespace penstock {
 
+// The W3C trace context that a call came with: traceparent and tracestate.
+// Empty: none.
+struct TraceContext {
+  std::string parent;
+  std::string state;
+};
+
+// Of a call's metadata. One that is not valid, or longer than 512 bytes, is
+// none; without a parent there is no state.
+TraceContext ReadTrace(
+    const std::multimap<grpc::string_ref, grpc::string_ref>& metadata);
+
 // What reading a request needs besides the request.
 struct Intake {
   absl::Time now;              // delays count from here
   std::string default_queue;   // no id may be its name
   std::function<std::string()> new_uuid;
+  // Becomes headers of every task that has no traceparent of its own. It is no
+  // part of what a payload_hash is of: a repeat of a call has another span.
+  TraceContext trace = {};
 };
 
 // Requests as Lifecycle takes them: valid, every id given. `payload_hash` is of

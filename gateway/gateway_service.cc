@@ -92,8 +92,10 @@ struct GatewayService::Core {
   Permits waits;
   std::atomic<bool> draining{false};
 
-  Intake MakeIntake(absl::Time now, const std::string& request_id) const {
-    return IntakeOf(environment, default_queue, now, request_id);
+  Intake MakeIntake(absl::Time now, const std::string& request_id,
+                    TraceContext trace) const {
+    return IntakeOf(environment, default_queue, now, request_id,
+                    std::move(trace));
   }
 
   // The caller's deadline on the environment's clock.
@@ -542,8 +544,9 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
         {.lifecycle = core_->lifecycle,
          .environment = core_->environment,
          .intake =
-             [core = core_.get()] {
-               return core->MakeIntake(core->environment->Now(), "");
+             [core = core_.get(),
+              trace = ReadTrace(context->client_metadata())] {
+               return core->MakeIntake(core->environment->Now(), "", trace);
              },
          .admit = [core = core_.get()](
                       int64_t bytes) { return core->AdmitSend(1, bytes); },
@@ -776,8 +779,10 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
     auto call = UnaryCall::Make();
     absl::StatusOr<Permit> permit = core_->AdmitSend(tasks, bytes);
     if (!permit.ok()) return Refuse(call, permit.status());
-    auto sent = ReadSend(request, core_->MakeIntake(core_->environment->Now(),
-                                                    request.request_id()));
+    TraceContext trace = ReadTrace(context.client_metadata());
+    auto sent =
+        ReadSend(request, core_->MakeIntake(core_->environment->Now(),
+                                            request.request_id(), trace));
     if (!sent.ok()) return Refuse(call, sent.status());
     Submission submission =
         core_->MakeSubmission(context, std::move(sent->payload_hash));
@@ -788,8 +793,9 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
     };
     if (!request.request_id().empty()) {
       // The request itself may be gone by then, when the caller gives up.
-      auto read_again = [core = core_, copy = request](absl::Time time) {
-        return ReadSend(copy, core->MakeIntake(time, copy.request_id()));
+      auto read_again = [core = core_, copy = request,
+                         trace = std::move(trace)](absl::Time time) {
+        return ReadSend(copy, core->MakeIntake(time, copy.request_id(), trace));
       };
       using Call = typename decltype(sent)::value_type;
       std::make_shared<RepeatableSend<Call>>(

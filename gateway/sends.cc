@@ -32,8 +32,10 @@ bool WasMisread(const absl::Status& refused) {
 }  // namespace
 
 Intake IntakeOf(Environment* environment, const std::string& default_queue,
-                absl::Time now, const std::string& request_id) {
-  Intake intake{.now = now, .default_queue = default_queue};
+                absl::Time now, const std::string& request_id,
+                TraceContext trace) {
+  Intake intake{
+      .now = now, .default_queue = default_queue, .trace = std::move(trace)};
   if (request_id.empty()) {
     intake.new_uuid = [environment] { return environment->NewUuid(); };
   } else {

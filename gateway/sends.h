@@ -50,7 +50,8 @@ struct Sent {
 
 // With a `request_id` the ids follow from it: each time the same ones.
 Intake IntakeOf(Environment* environment, const std::string& default_queue,
-                absl::Time now, const std::string& request_id);
+                absl::Time now, const std::string& request_id,
+                TraceContext trace = {});
 
 SentIds SentIdsOf(const TaskCall& call);
 SentIds SentIdsOf(const BatchSend& call);

@@ -844,6 +844,58 @@ TEST(RepeatTest, TaskAndGroupOfThatTaskHashApart) {
             ReadSendTask(Sending(Named("f")), world.intake)->payload_hash);
 }
 
+// ---- trace contexts -------------------------------------------------------
+
+constexpr char kParent[] =
+    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+TEST(TraceTest, HashDoesNotSeeIt) {
+  World world;
+  const v1::SendTaskRequest request = Sending(Named("f"));
+  const auto plain = ReadSendTask(request, world.intake);
+  world.intake.trace = {.parent = kParent, .state = "a=1"};
+  const auto traced = ReadSendTask(request, world.intake);
+  ASSERT_TRUE(plain.ok() && traced.ok());
+  EXPECT_EQ(StringHeader(traced->task, "traceparent"), kParent);
+  EXPECT_EQ(StringHeader(traced->task, "tracestate"), "a=1");
+  EXPECT_EQ(plain->payload_hash, traced->payload_hash);
+}
+
+TEST(TraceTest, KeepsToTheLimitOfHeaders) {
+  World world;
+  world.intake.trace = {.parent = kParent, .state = "a=1"};
+  v1::Task task = Named("f");
+  for (int i = 0; i < 63; ++i) {
+    (*task.mutable_headers())[absl::StrCat("h", i)] = "v";
+  }
+  const Task one_more = ReadSendTask(Sending(task), world.intake)->task;
+  EXPECT_EQ(one_more.headers.size(), 64);
+  EXPECT_TRUE(one_more.headers.contains("traceparent"));
+  (*task.mutable_headers())["h63"] = "v";
+  EXPECT_FALSE(ReadSendTask(Sending(task), world.intake)
+                   ->task.headers.contains("traceparent"));
+}
+
+TEST(TraceTest, CountsInTheSizeOfAMessage) {
+  World world;
+  v1::Task task = Named("f");
+  // 75 kB here, 6 MB in JSON; with a context each, 20 MB.
+  for (int i = 0; i < 15'000; ++i) *task.add_on_success() = Named("f");
+  ASSERT_TRUE(ReadSendTask(Sending(task), world.intake).ok());
+  world.intake.trace = {.parent = kParent, .state = std::string(512, '"')};
+  EXPECT_EQ(ReasonOf(ReadSendTask(Sending(task), world.intake).status()),
+            "PAYLOAD_TOO_LARGE");
+}
+
+TEST(TraceTest, StateMayComeInParts) {
+  std::multimap<grpc::string_ref, grpc::string_ref> metadata{
+      {"traceparent", kParent}, {"tracestate", "a=1"}, {"tracestate", "b=2"}};
+  EXPECT_EQ(ReadTrace(metadata).state, "a=1,b=2");
+  metadata.emplace("traceparent", kParent);
+  EXPECT_EQ(ReadTrace(metadata).parent, "");  // which one?
+  EXPECT_EQ(ReadTrace(metadata).state, "");
+}
+
 // ---- reads ----------------------------------------------------------------
 
 TEST(ReadTest, WaitIsCutToAMinute) {
