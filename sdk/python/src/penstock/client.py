@@ -1,0 +1,580 @@
+"""The client for ordinary, blocking code; penstock.aio is the one for asyncio.
+
+Every method that calls a gateway may raise CallError, once its retries are over.
+A call is tried again on UNAVAILABLE, on RESOURCE_EXHAUSTED where the gateway says
+when, and where the confirm of the broker was late; a Send has a request_id, so that
+it is carried out once however often it is tried.
+
+Options of calls, all in seconds:
+
+    timeout       the deadline of each try
+    retry_budget  no try begins later than so long after the first; 0: one try
+    metadata      for this call, beside the client's: {"traceparent": "..."}
+    request_id    names a Send, so that the program may repeat it itself
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from typing import Any, Callable, Iterable, Iterator, Optional, Sequence, Union
+
+import grpc
+
+from penstock._channel import (
+    AGAIN,
+    CALL_TIMEOUT,
+    PAGE,
+    RETRY_BUDGET,
+    WAIT,
+    WAIT_ROOM,
+    Deadline,
+    Metadata,
+    Retry,
+    Tls,
+    channel_arguments,
+    metadata_list,
+)
+from penstock.errors import (
+    CallError,
+    ResultTimeout,
+    TaskError,
+    call_error,
+    ended_early,
+    error_of,
+)
+from penstock.states import (
+    GroupState,
+    State,
+    final_result,
+    group_state_of,
+    is_final,
+    state_of,
+)
+from penstock.tasks import (
+    Sent,
+    Task,
+    batches,
+    new_request_id,
+    task_of,
+    with_own_id,
+)
+from penstock.v1 import gateway_pb2 as pb
+from penstock.v1 import gateway_pb2_grpc, messages_pb2
+
+
+class Client:
+    """Sends tasks and reads what became of them. Thread-safe.
+
+    addresses: HOST:PORT of a gateway, or several, as a list or separated by commas;
+        calls take turns, and one that is away is left out. Names of several are
+        looked up once; for a name with many addresses that come and go, such as a
+        headless service, give the one address dns:///NAME:PORT.
+    tls: True, or a Tls. Default: plaintext.
+    timeout, retry_budget, metadata: of all calls that are not told otherwise.
+    """
+
+    def __init__(
+        self,
+        addresses: Union[str, Sequence[str]] = "localhost:50051",
+        *,
+        tls: Union[None, bool, Tls] = None,
+        timeout: float = CALL_TIMEOUT,
+        retry_budget: float = RETRY_BUDGET,
+        metadata: Optional[Metadata] = None,
+    ) -> None:
+        target, credentials, options = channel_arguments(addresses, tls)
+        if credentials is None:
+            self._channel = grpc.insecure_channel(target, options)
+        else:
+            self._channel = grpc.secure_channel(target, credentials, options)
+        self._stub = gateway_pb2_grpc.GatewayServiceStub(self._channel)
+        self._timeout = timeout
+        self._retry_budget = retry_budget
+        self._metadata = metadata
+
+    def close(self) -> None:
+        """Ends its connections, and calls that are under way."""
+        self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- sending
+
+    def send(
+        self,
+        task: Union[str, Task],
+        *args: Any,
+        request_id: str = "",
+        timeout: Optional[float] = None,
+        retry_budget: Optional[float] = None,
+        metadata: Optional[Metadata] = None,
+    ) -> TaskHandle:
+        """Sends a task: send("add", 1, 1), or send(Task("add", 1, 1, delay=60))."""
+        request = pb.SendTaskRequest(task=task_of(task, args).to_message(),
+                                     request_id=request_id or new_request_id())
+        answer = self._call(self._stub.SendTask, request, timeout, retry_budget, metadata)
+        return TaskHandle(self, answer.task_id, answer.replayed)
+
+    def send_group(
+        self,
+        tasks: Iterable[Task],
+        *,
+        group_id: str = "",
+        send_concurrency: int = 0,
+        request_id: str = "",
+        timeout: Optional[float] = None,
+        retry_budget: Optional[float] = None,
+        metadata: Optional[Metadata] = None,
+    ) -> Group:
+        """Sends tasks that run in parallel."""
+        request = pb.SendGroupRequest(
+            tasks=[task.to_message() for task in tasks], group_id=group_id,
+            send_concurrency=send_concurrency,
+            request_id=request_id or new_request_id())
+        answer = self._call(self._stub.SendGroup, request, timeout, retry_budget, metadata)
+        return Group(self, answer.group_id, answer.replayed,
+                     [TaskHandle(self, id, answer.replayed) for id in answer.task_ids])
+
+    def send_chain(
+        self,
+        tasks: Iterable[Task],
+        *,
+        request_id: str = "",
+        timeout: Optional[float] = None,
+        retry_budget: Optional[float] = None,
+        metadata: Optional[Metadata] = None,
+    ) -> Chain:
+        """Sends tasks that run one after the other, each with the results before it."""
+        request = pb.SendChainRequest(tasks=[task.to_message() for task in tasks],
+                                      request_id=request_id or new_request_id())
+        answer = self._call(self._stub.SendChain, request, timeout, retry_budget, metadata)
+        return Chain(self, answer.replayed, list(answer.task_ids))
+
+    def send_chord(
+        self,
+        tasks: Iterable[Task],
+        callback: Task,
+        *,
+        on_failure: Optional[Task] = None,
+        group_id: str = "",
+        send_concurrency: int = 0,
+        request_id: str = "",
+        timeout: Optional[float] = None,
+        retry_budget: Optional[float] = None,
+        metadata: Optional[Metadata] = None,
+    ) -> Chord:
+        """Sends a group, and `callback` with all its results once all have succeeded.
+
+        on_failure is sent in place of the callback when one of them has not.
+        """
+        request = pb.SendChordRequest(
+            tasks=[task.to_message() for task in tasks],
+            callback=callback.to_message(),
+            on_failure=None if on_failure is None else on_failure.to_message(),
+            group_id=group_id, send_concurrency=send_concurrency,
+            request_id=request_id or new_request_id())
+        answer = self._call(self._stub.SendChord, request, timeout, retry_budget, metadata)
+        group = Group(self, answer.group_id, answer.replayed,
+                      [TaskHandle(self, id, answer.replayed) for id in answer.task_ids])
+        return Chord(self, answer.callback_task_id, answer.replayed, group)
+
+    def send_many(
+        self,
+        tasks: Iterable[Task],
+        *,
+        request_id: str = "",
+        timeout: Optional[float] = None,
+        retry_budget: Optional[float] = None,
+        metadata: Optional[Metadata] = None,
+    ) -> list[Union[TaskHandle, CallError]]:
+        """Sends tasks that have nothing to do with each other, at most 1,000 a call.
+
+        Of each, in order, its handle, or the error with which it was refused.
+        """
+        sent: list[Union[TaskHandle, CallError]] = []
+        for request in batches(tasks, request_id or new_request_id()):
+            sent += self._send_batch(request, timeout, retry_budget, metadata)
+        return sent
+
+    def _send_batch(
+        self,
+        request: pb.BatchSendTasksRequest,
+        timeout: Optional[float],
+        retry_budget: Optional[float],
+        metadata: Optional[Metadata],
+    ) -> list[Union[TaskHandle, CallError]]:
+        retry = Retry(self._retry_budget if retry_budget is None else retry_budget)
+        while True:
+            answer = self._call(self._stub.BatchSendTasks, request, timeout, retry_budget,
+                                metadata)
+            sent: list[Union[TaskHandle, CallError]] = [
+                call_error(result.status) if result.HasField("status")
+                else TaskHandle(self, result.task_id, result.replayed)
+                for result in answer.results]
+            # The same request_id sends those that are missing, and no other.
+            again = [each for each in sent if isinstance(each, CallError) and each.retryable]
+            if not again:
+                return sent
+            try:
+                time.sleep(retry.pause_after(again[0]))
+            except CallError:
+                return sent  # some were accepted: each tells its own end
+
+    def stream(
+        self,
+        tasks: Iterable[Task],
+        *,
+        retry_budget: Optional[float] = None,
+        metadata: Optional[Metadata] = None,
+    ) -> Iterator[Sent]:
+        """Sends tasks as they come; what became of each, in the order in which it does.
+
+        A thread takes the tasks, 1,000 ahead of the answers at most. When the stream
+        breaks, those without an answer are sent again: they have ids, and run once.
+        """
+        retry = Retry(self._retry_budget if retry_budget is None else retry_budget)
+        sender = _StreamSender(tasks)
+        try:
+            while True:
+                call = self._stub.StreamTasks(sender.requests(),
+                                              metadata=self._all_metadata(metadata))
+                try:
+                    for answer in call:
+                        error = None
+                        if answer.HasField("status"):
+                            error = call_error(answer.status)
+                            if error.retryable:
+                                break
+                        task = sender.answered(answer)
+                        if task is None:
+                            continue
+                        retry.succeeded()
+                        handle = None
+                        if error is None:
+                            handle = TaskHandle(self, answer.task_id, answer.replayed)
+                        yield Sent(answer.sequence, task, handle, error)
+                    else:
+                        if sender.finished():
+                            return
+                        error = ended_early()
+                except grpc.RpcError as failure:
+                    error = error_of(failure)
+                finally:
+                    call.cancel()
+                # All that have no answer go to the next stream.
+                time.sleep(retry.pause_after(error))
+        finally:
+            sender.close()
+
+    # ---- tasks and groups that were sent earlier, or elsewhere
+
+    def task(self, task_id: str) -> TaskHandle:
+        """The handle of a task by its id; calls nobody."""
+        return TaskHandle(self, task_id)
+
+    def group(self, group_id: str) -> Group:
+        """The handle of a group by its id; calls nobody."""
+        return Group(self, group_id)
+
+    def states(self, task_ids: Sequence[str]) -> list[Optional[State]]:
+        """How many tasks stand, in order; None: never seen, or expired."""
+        found: dict[str, State] = {}
+        for begin in range(0, len(task_ids), PAGE):
+            request = pb.BatchGetStatesRequest(task_ids=task_ids[begin:begin + PAGE])
+            answer = self._call(self._stub.BatchGetStates, request)
+            found.update((state.task_id, state_of(state)) for state in answer.states)
+        return [found.get(task_id) for task_id in task_ids]
+
+    def watch(self, task_ids: Sequence[str]) -> Iterator[State]:
+        """The states of up to 1,000 tasks as they change, until all are final.
+
+        The present state of each comes first; quick changes may be left out, the
+        final one never. When the stream breaks it is taken up again.
+        """
+        retry = Retry(self._retry_budget)
+        seen: dict[str, messages_pb2.TaskState] = {}
+        while True:
+            call = self._stub.WatchState(pb.WatchStateRequest(task_ids=task_ids),
+                                         metadata=self._all_metadata(None))
+            try:
+                for event in call:
+                    retry.succeeded()
+                    # A stream that begins anew says what is known already.
+                    if event.HasField("state") and seen.get(event.state.task_id) != event.state:
+                        seen[event.state.task_id] = event.state
+                        yield state_of(event.state)
+                return
+            except grpc.RpcError as failure:
+                time.sleep(retry.pause_after(error_of(failure)))
+            finally:
+                call.cancel()
+
+    # ---- calls
+
+    def _all_metadata(self, metadata: Optional[Metadata]) -> list[tuple[str, str]]:
+        return metadata_list(self._metadata, metadata)
+
+    def _call(
+        self,
+        method: Callable[..., Any],
+        request: Any,
+        timeout: Optional[float] = None,
+        retry_budget: Optional[float] = None,
+        metadata: Optional[Metadata] = None,
+    ) -> Any:
+        retry = Retry(self._retry_budget if retry_budget is None else retry_budget)
+        while True:
+            try:
+                return method(request, metadata=self._all_metadata(metadata),
+                              timeout=self._timeout if timeout is None else timeout)
+            except grpc.RpcError as failure:
+                error = error_of(failure)
+            time.sleep(retry.pause_after(error))
+
+    def _await(
+        self,
+        method: Callable[..., Any],
+        request: Any,
+        timeout: Optional[float],
+        is_over: Callable[[Any], bool],
+        what: str,
+    ) -> Any:
+        """Calls a method that waits until what it answers is over."""
+        deadline = Deadline(timeout)
+        while True:
+            wait = min(WAIT, deadline.left())
+            request.wait.FromNanoseconds(int(wait * 1e9))
+            begin = time.monotonic()
+            answer = self._call(method, request, wait + WAIT_ROOM,
+                                min(self._retry_budget, deadline.left()))
+            if is_over(answer):
+                return answer
+            if deadline.left() == 0:
+                raise ResultTimeout(f"{what} has not ended within {timeout} s")
+            if time.monotonic() - begin < wait:
+                time.sleep(min(AGAIN, deadline.left()))
+
+
+class TaskHandle:
+    """A task that was sent."""
+
+    def __init__(self, client: Client, task_id: str, replayed: bool = False) -> None:
+        self._client = client
+        self.id = task_id
+        #: An equal task had been sent under this id before: it runs once.
+        self.replayed = replayed
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}>"
+
+    def result(self, timeout: Optional[float] = None) -> Any:
+        """Waits for its end: None, the one value, or a tuple of several.
+
+        Raises TaskFailed or TaskCancelled when it ended so, and ResultTimeout when
+        it has not ended within `timeout` seconds (None: waits for ever).
+        """
+        answer = self._client._await(
+            self._client._stub.GetState, pb.GetStateRequest(task_id=self.id), timeout,
+            lambda answer: is_final(answer.state), f"task {self.id}")
+        return final_result(answer.state)
+
+    def state(self) -> State:
+        """How it stands. Raises NotFound: never seen, or expired."""
+        request = pb.GetStateRequest(task_id=self.id)
+        return state_of(self._client._call(self._client._stub.GetState, request).state)
+
+    def watch(self) -> Iterator[State]:
+        """Its states as they change, to the final one; see Client.watch."""
+        return self._client.watch([self.id])
+
+    def cancel(self, reason: str = "") -> bool:
+        """Cancels it; False: it had ended already."""
+        request = pb.CancelTaskRequest(task_id=self.id, reason=reason)
+        return self._client._call(self._client._stub.CancelTask, request).accepted
+
+
+class Group:
+    """A group that was sent."""
+
+    def __init__(self, client: Client, group_id: str, replayed: bool = False,
+                 tasks: Sequence[TaskHandle] = ()) -> None:
+        self._client = client
+        self.id = group_id
+        #: An equal group had been sent before.
+        self.replayed = replayed
+        #: The members in order; empty in a group of Client.group().
+        self.tasks = list(tasks)
+
+    def __repr__(self) -> str:
+        return f"<Group {self.id}>"
+
+    def wait(self, timeout: Optional[float] = None) -> GroupState:
+        """Waits until all members are final (of a chord its callback too).
+
+        Raises ResultTimeout.
+        """
+        answer = self._client._await(
+            self._client._stub.GetGroupState, pb.GetGroupStateRequest(group_id=self.id),
+            timeout, lambda answer: answer.group.done, f"group {self.id}")
+        return group_state_of(answer.group)
+
+    def results(self, timeout: Optional[float] = None, *,
+                return_errors: bool = False) -> list[Any]:
+        """Waits for all members; what TaskHandle.result() is of each, in order.
+
+        Raises the TaskError of the first one that has failed; with return_errors
+        it stands in the list instead. Raises ResultTimeout.
+        """
+        self.wait(timeout)
+        results: list[Any] = []
+        for state in self._members():
+            try:
+                results.append(final_result(state))
+            except TaskError as error:
+                if not return_errors:
+                    raise
+                results.append(error)
+        return results
+
+    def states(self) -> list[State]:
+        """How the members stand, in order."""
+        return [state_of(state) for state in self._members()]
+
+    def _members(self) -> Iterator[messages_pb2.TaskState]:
+        request = pb.GetGroupStateRequest(group_id=self.id, include_tasks=True,
+                                          page_size=PAGE)
+        while True:
+            answer = self._client._call(self._client._stub.GetGroupState, request)
+            yield from answer.group.tasks
+            request.page_token = answer.next_page_token
+            if not request.page_token:
+                return
+
+    def state(self) -> GroupState:
+        """How it stands. Raises NotFound: never seen, or expired."""
+        request = pb.GetGroupStateRequest(group_id=self.id)
+        return group_state_of(
+            self._client._call(self._client._stub.GetGroupState, request).group)
+
+    def cancel(self, reason: str = "") -> int:
+        """Cancels every member and a chord's callback; how many had not ended."""
+        request = pb.CancelGroupRequest(group_id=self.id, reason=reason)
+        return self._client._call(self._client._stub.CancelGroup, request).cancelled_count
+
+
+class Chain(TaskHandle):
+    """A chain that was sent; as a task it is its last link."""
+
+    def __init__(self, client: Client, replayed: bool, task_ids: Sequence[str]) -> None:
+        super().__init__(client, task_ids[-1], replayed)
+        #: The links, in order.
+        self.links = [TaskHandle(client, id, replayed) for id in task_ids]
+
+
+class Chord(TaskHandle):
+    """A chord that was sent; as a task it is its callback."""
+
+    def __init__(self, client: Client, callback_id: str, replayed: bool,
+                 group: Group) -> None:
+        super().__init__(client, callback_id, replayed)
+        #: The members.
+        self.group = group
+
+
+class _StreamSender:
+    """The tasks of Client.stream: which are to be sent, and which have no answer.
+
+    A thread of its own takes the program's tasks; the thread of a gRPC stream takes
+    requests(); the program's thread brings the answers.
+    """
+
+    _AHEAD = 1000
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._changed = threading.Condition()
+        self._to_send: collections.deque[pb.StreamTasksRequest] = collections.deque()
+        self._unanswered: dict[int, tuple[Task, pb.StreamTasksRequest]] = {}
+        self._credit = 0
+        self._stream = 0  # counts them: an old one sends no more
+        self._exhausted = False
+        self._closed = False
+        self._error: Optional[BaseException] = None
+        threading.Thread(target=self._take, args=(tasks,), daemon=True,
+                         name="penstock-stream").start()
+
+    def _take(self, tasks: Iterable[Task]) -> None:
+        error = None
+        try:
+            for sequence, task in enumerate(tasks):
+                request = pb.StreamTasksRequest(sequence=sequence,
+                                                task=with_own_id(task.to_message()))
+                with self._changed:
+                    self._changed.wait_for(
+                        lambda: self._closed or len(self._unanswered) < self._AHEAD)
+                    if self._closed:
+                        return
+                    self._unanswered[sequence] = (task, request)
+                    self._to_send.append(request)
+                    self._changed.notify_all()
+        except BaseException as caught:  # the program's own: it is raised there
+            error = caught
+        with self._changed:
+            self._error = error
+            self._exhausted = True
+            self._changed.notify_all()
+
+    def requests(self) -> Iterator[pb.StreamTasksRequest]:
+        """What a new stream is to send: first all that has no answer."""
+        with self._changed:
+            self._stream += 1
+            self._credit = 0
+            self._to_send = collections.deque(
+                request for _, (_, request) in sorted(self._unanswered.items()))
+            self._changed.notify_all()
+            stream = self._stream
+        return self._requests(stream)
+
+    def _requests(self, stream: int) -> Iterator[pb.StreamTasksRequest]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_over(stream) or (
+                    self._credit > 0 and self._to_send))
+                if self._is_over(stream):
+                    return
+                self._credit -= 1
+                request = self._to_send.popleft()
+            yield request
+
+    def _is_over(self, stream: int) -> bool:
+        return self._closed or stream != self._stream or (
+            self._exhausted and not self._to_send)
+
+    def answered(self, answer: pb.StreamTasksResponse) -> Optional[Task]:
+        """The task that an answer is about; None: about none, or one answered before."""
+        with self._changed:
+            self._credit += answer.credit
+            self._changed.notify_all()
+            if answer.WhichOneof("outcome") is None:
+                return None
+            task, _ = self._unanswered.pop(answer.sequence, (None, None))
+            return task
+
+    def finished(self) -> bool:
+        """Whether all have an answer; raises what the program's tasks raised."""
+        with self._changed:
+            if not self._exhausted or self._unanswered:
+                return False
+            if self._error is not None:
+                raise self._error
+            return True
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

@@ -1,0 +1,1 @@
+"""The messages and stubs that protoc makes of proto/penstock/v1."""
