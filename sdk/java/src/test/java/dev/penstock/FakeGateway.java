@@ -1,0 +1,163 @@
+package dev.penstock;
+
+import com.google.protobuf.Any;
+import com.google.protobuf.Message;
+import com.google.rpc.ErrorInfo;
+import dev.penstock.v1.BatchSendTasksRequest;
+import dev.penstock.v1.BatchSendTasksResponse;
+import dev.penstock.v1.GatewayServiceGrpc;
+import dev.penstock.v1.GetStateRequest;
+import dev.penstock.v1.GetStateResponse;
+import dev.penstock.v1.SendTaskRequest;
+import dev.penstock.v1.SendTaskResponse;
+import dev.penstock.v1.StreamTasksRequest;
+import dev.penstock.v1.StreamTasksResponse;
+import dev.penstock.v1.TaskState;
+import dev.penstock.v1.TaskStatus;
+import dev.penstock.v1.Value;
+import dev.penstock.v1.WatchStateRequest;
+import dev.penstock.v1.WatchStateResponse;
+import io.grpc.Context;
+import io.grpc.Contexts;
+import io.grpc.Grpc;
+import io.grpc.InsecureServerCredentials;
+import io.grpc.Metadata;
+import io.grpc.Server;
+import io.grpc.ServerCall;
+import io.grpc.ServerCallHandler;
+import io.grpc.ServerCredentials;
+import io.grpc.ServerInterceptor;
+import io.grpc.Status;
+import io.grpc.StatusRuntimeException;
+import io.grpc.protobuf.StatusProto;
+import io.grpc.stub.StreamObserver;
+import java.io.IOException;
+import java.util.List;
+import java.util.concurrent.CopyOnWriteArrayList;
+import java.util.function.BiConsumer;
+import java.util.function.Function;
+
+/** A gateway whose answers a test writes. Listens on a free port of 127.0.0.1. */
+final class FakeGateway extends GatewayServiceGrpc.GatewayServiceImplBase implements AutoCloseable {
+  final List<SendTaskRequest> sends = new CopyOnWriteArrayList<>();
+  final List<Metadata> headers = new CopyOnWriteArrayList<>();
+
+  /** What SendTask answers to its nth request, from 0; what it throws is the error. */
+  Function<Integer, SendTaskResponse> onSend = n -> accepted("t");
+
+  BiConsumer<GetStateRequest, StreamObserver<GetStateResponse>> onGetState;
+  Function<BatchSendTasksRequest, BatchSendTasksResponse> onBatch;
+  BiConsumer<WatchStateRequest, StreamObserver<WatchStateResponse>> onWatch;
+  Function<StreamObserver<StreamTasksResponse>, StreamObserver<StreamTasksRequest>> onStream;
+
+  private final Server server;
+
+  FakeGateway() throws IOException {
+    this(0, InsecureServerCredentials.create());
+  }
+
+  FakeGateway(int port, ServerCredentials credentials) throws IOException {
+    ServerInterceptor keep =
+        new ServerInterceptor() {
+          @Override
+          public <Q, R> ServerCall.Listener<Q> interceptCall(
+              ServerCall<Q, R> call, Metadata metadata, ServerCallHandler<Q, R> next) {
+            headers.add(metadata);
+            return Contexts.interceptCall(Context.current(), call, metadata, next);
+          }
+        };
+    server =
+        Grpc.newServerBuilderForPort(port, credentials)
+            .addService(this)
+            .intercept(keep)
+            .build()
+            .start();
+  }
+
+  int port() {
+    return server.getPort();
+  }
+
+  String address() {
+    return "127.0.0.1:" + port();
+  }
+
+  Client client() {
+    return Client.connect(address());
+  }
+
+  @Override
+  public void close() throws InterruptedException {
+    server.shutdownNow().awaitTermination();
+  }
+
+  static SendTaskResponse accepted(String id) {
+    return SendTaskResponse.newBuilder().setTaskId(id).build();
+  }
+
+  /** The state of a task, with one result if it is a success. */
+  static TaskState state(TaskStatus status) {
+    TaskState.Builder out = TaskState.newBuilder().setTaskId("t").setStatus(status);
+    if (status == TaskStatus.TASK_STATUS_SUCCESS) {
+      out.addResults(Value.newBuilder().setType("int64").setIntValue(2));
+    }
+    return out.build();
+  }
+
+  static com.google.rpc.Status status(Status.Code code, String reason, Message... details) {
+    com.google.rpc.Status.Builder out =
+        com.google.rpc.Status.newBuilder().setCode(code.value()).setMessage("text");
+    if (!reason.isEmpty()) {
+      out.addDetails(Any.pack(ErrorInfo.newBuilder().setReason(reason).putMetadata("k", "v").build()));
+    }
+    for (Message detail : details) out.addDetails(Any.pack(detail));
+    return out.build();
+  }
+
+  static StatusRuntimeException error(Status.Code code, String reason, Message... details) {
+    return StatusProto.toStatusRuntimeException(status(code, reason, details));
+  }
+
+  @Override
+  public void sendTask(SendTaskRequest request, StreamObserver<SendTaskResponse> out) {
+    int n;
+    synchronized (this) {
+      n = sends.size();
+      sends.add(request);
+    }
+    try {
+      SendTaskResponse answer = onSend.apply(n);
+      if (answer == null) return; // never answers
+      out.onNext(answer);
+      out.onCompleted();
+    } catch (StatusRuntimeException e) {
+      out.onError(e);
+    }
+  }
+
+  @Override
+  public void getState(GetStateRequest request, StreamObserver<GetStateResponse> out) {
+    onGetState.accept(request, out);
+  }
+
+  @Override
+  public void batchSendTasks(
+      BatchSendTasksRequest request, StreamObserver<BatchSendTasksResponse> out) {
+    try {
+      out.onNext(onBatch.apply(request));
+      out.onCompleted();
+    } catch (StatusRuntimeException e) {
+      out.onError(e);
+    }
+  }
+
+  @Override
+  public void watchState(WatchStateRequest request, StreamObserver<WatchStateResponse> out) {
+    onWatch.accept(request, out);
+  }
+
+  @Override
+  public StreamObserver<StreamTasksRequest> streamTasks(StreamObserver<StreamTasksResponse> out) {
+    return onStream.apply(out);
+  }
+}
