@@ -211,7 +211,7 @@ class Client:
         retry = Retry(self._retry_budget if retry_budget is None else retry_budget)
         while True:
             answer = await self._call(self._stub.BatchSendTasks, request, timeout, retry_budget,
-                                metadata)
+                                      metadata)
             sent: list[Union[TaskHandle, CallError]] = [
                 call_error(result.status) if result.HasField("status")
                 else TaskHandle(self, result.task_id, result.replayed)
@@ -351,7 +351,7 @@ class Client:
             request.wait.FromNanoseconds(int(wait * 1e9))
             begin = time.monotonic()
             answer = await self._call(method, request, wait + WAIT_ROOM,
-                                min(self._retry_budget, deadline.left()))
+                                      min(self._retry_budget, deadline.left()))
             if is_over(answer):
                 return answer
             if deadline.left() == 0:
@@ -429,7 +429,8 @@ class Group:
         """Waits for all members; what TaskHandle.result() is of each, in order.
 
         Raises the TaskError of the first one that has failed; with return_errors
-        it stands in the list instead. Raises ResultTimeout.
+        it stands in the list instead. Raises ResultTimeout, and NoResult where the
+        state of a member has expired.
         """
         self.wait(timeout)
         results: list[Any] = []

@@ -429,7 +429,8 @@ class Group:
         """Waits for all members; what TaskHandle.result() is of each, in order.
 
         Raises the TaskError of the first one that has failed; with return_errors
-        it stands in the list instead. Raises ResultTimeout.
+        it stands in the list instead. Raises ResultTimeout, and NoResult where the
+        state of a member has expired.
         """
         self.wait(timeout)
         results: list[Any] = []

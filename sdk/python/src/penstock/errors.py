@@ -62,7 +62,9 @@ class CallError(Error):
     @property
     def retryable(self) -> bool:
         """Whether the same call may do better in a moment."""
-        if self.code == grpc.StatusCode.UNAVAILABLE:
+        # CANCELLED, by another than this program: what reaches a gateway in the
+        # moment in which it stops is reset by gRPC. Nothing was done.
+        if self.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return True
         if self.code == grpc.StatusCode.RESOURCE_EXHAUSTED:
             return self.retry_delay is not None
@@ -101,6 +103,10 @@ class TaskFailed(TaskError):
 
 class TaskCancelled(TaskError):
     """A task was cancelled."""
+
+
+class NoResult(Error):
+    """The state of a task has no result: it is not final, or it has expired."""
 
 
 class ResultTimeout(Error, builtins.TimeoutError):

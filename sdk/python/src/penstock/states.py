@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 from google.protobuf import timestamp_pb2
 
-from penstock.errors import TaskCancelled, TaskFailed
+from penstock.errors import NoResult, TaskCancelled, TaskFailed
 from penstock.v1 import messages_pb2 as pb
 from penstock.values import from_message, result_of
 
@@ -73,7 +73,7 @@ class State:
     def result(self) -> Any:
         """None, the one value, or a tuple of several.
 
-        Raises TaskFailed or TaskCancelled, and ValueError where it is not final.
+        Raises TaskFailed or TaskCancelled, and NoResult where it is not final.
         """
         return _result(self.task_id, self.status, self.results,
                        self.error_message, self.error_type)
@@ -144,7 +144,7 @@ def _result(task_id: str, status: Status, results: list[Any],
     if status is Status.CANCELLED:
         raise TaskCancelled(task_id, error_message, error_type)
     if status is not Status.SUCCESS:
-        raise ValueError(f"task {task_id} has no result: it stands at {status.name}")
+        raise NoResult(f"task {task_id} has no result: it stands at {status.name}")
     if not results:
         return None
     return results[0] if len(results) == 1 else tuple(results)

@@ -45,7 +45,8 @@ class Task:
     retry_delay: how long the first retry waits; later ones wait longer. Default 1 s.
     exponential_backoff: how long retries wait, in place of retry_delay.
     priority: 0 to 255, where the queue knows priorities. Default 0.
-    immutable: takes no results of what ran before it. Default False.
+    immutable: its results are not passed on to what follows it; as the callback of a
+        chord: it takes no results. Default False.
     headers: texts that travel with it to the handler.
     on_success: tasks that are sent with its results when it succeeded.
     on_error: tasks that are sent with the text of its error when it failed.
