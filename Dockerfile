@@ -3,6 +3,7 @@
 #   docker build --target worker -t penstock-worker .
 # Configuration: docs/configuration.md, by environment (PENSTOCK_BROKER, ...),
 # flags after the image's name, or a mounted file and --config=FILE.
+# All at once: deploy/compose.yaml; on Kubernetes: deploy/k8s.
 # tests/image/run carries these steps out where there is no container engine.
 
 FROM debian:bookworm AS build
@@ -19,7 +20,8 @@ RUN /tmp/deploy/install-packages run && rm -rf /tmp/deploy /var/lib/apt/lists/*
 USER 65532:65532
 
 FROM run AS gateway
-COPY --from=build /opt/penstock/bin/penstock-gateway /usr/local/bin/
+COPY --from=build /opt/penstock/bin/penstock-gateway \
+  /opt/penstock/bin/penstockctl /usr/local/bin/
 ENV PENSTOCK_LISTEN=0.0.0.0:50051
 EXPOSE 50051
 ENTRYPOINT ["penstock-gateway"]

@@ -6,11 +6,10 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "gateway/calls.h"
 #include "grpc/health/v1/health.grpc.pb.h"
-#include "queue/errors.h"
-#include "queue/scope.h"
 #include "queue/telemetry/log.h"
 
 namespace penstock {
@@ -22,18 +21,12 @@ using WatchCall = StreamCall<HealthCheckResponse>;
 
 constexpr char kGateway[] = "penstock.v1.GatewayService";
 constexpr char kAdmin[] = "penstock.v1.AdminService";  // is there as that is
-constexpr absl::Duration kInterval = absl::Seconds(1);
-// A ping that has not been answered for so long counts as none.
-constexpr absl::Duration kFresh = absl::Seconds(5);
 // A probe needs one watch; more of them than this are someone's mistake.
 constexpr size_t kMaxWatches = 1000;
 
 }  // namespace
 
 struct HealthService::Core : std::enable_shared_from_this<Core> {
-  Core(Broker* broker, Backend* backend, Environment* environment)
-      : broker(broker), backend(backend), environment(environment) {}
-
   // A client that follows one service's status.
   struct Follower {
     std::string service;
@@ -41,81 +34,17 @@ struct HealthService::Core : std::enable_shared_from_this<Core> {
     std::weak_ptr<WatchCall> call;
   };
 
-  // Constant after construction.
-  Broker* const broker;
-  Backend* const backend;
-  Environment* const environment;
-
-  // Synchronises itself: closed by the destructor, no call to broker and backend
-  // after.
-  Gate gate;
+  const Readiness* readiness = nullptr;  // set before the first call
 
   absl::Mutex mu;
-  bool ready ABSL_GUARDED_BY(mu) = false;
   bool draining ABSL_GUARDED_BY(mu) = false;
-  bool pinging ABSL_GUARDED_BY(mu) = false;
-  absl::Status last_ping ABSL_GUARDED_BY(mu) =
-      absl::UnavailableError("the result backend was not asked yet");
-  absl::Time last_answer ABSL_GUARDED_BY(mu);
-  std::string why_not ABSL_GUARDED_BY(mu);
   std::vector<std::shared_ptr<Follower>> followers ABSL_GUARDED_BY(mu);
 
-  void Probe() {
-    if (!gate.Enter()) return;
-    bool ping = false;
-    {
-      absl::MutexLock lock(&mu);
-      ping = !std::exchange(pinging, true);
-    }
-    if (ping) {
-      backend->Ping([core = shared_from_this()](absl::Status status) {
-        {
-          absl::MutexLock lock(&core->mu);
-          core->pinging = false;
-          core->last_ping = std::move(status);
-          core->last_answer = core->environment->Now();
-        }
-        core->Judge();
-      });
-    } else {
-      JudgeInside();
-    }
-    environment->RunAfter(kInterval, [weak = weak_from_this()] {
-      if (auto core = weak.lock()) core->Probe();
-    });
-    gate.Leave();
-  }
-
-  void Judge() {
-    if (!gate.Enter()) return;
-    JudgeInside();
-    gate.Leave();
-  }
-
-  void JudgeInside() {
-    const absl::Status broker_health = broker->Health();
-    std::string log;
-    bool now_ready = false;
-    {
-      absl::MutexLock lock(&mu);
-      std::string why;
-      if (!broker_health.ok()) {
-        why = "broker: " + std::string(broker_health.message());
-      } else if (!last_ping.ok()) {
-        why = "result backend: " + std::string(last_ping.message());
-      } else if (environment->Now() - last_answer > kFresh) {
-        why = "result backend: does not answer";
-      }
-      now_ready = why.empty();
-      if (now_ready != ready || (!now_ready && why_not.empty())) log = why;
-      if (now_ready == ready && log.empty()) return;
-      ready = now_ready;
-      why_not = why;
-    }
-    if (now_ready) {
+  void OnChange(const absl::Status& status) {
+    if (status.ok()) {
       Log(LogLevel::kInfo, "ready: broker and result backend are there");
     } else {
-      Log(LogLevel::kWarning, "not ready", {{"why", log}});
+      Log(LogLevel::kWarning, "not ready", {{"why", status.message()}});
     }
     Tell();
   }
@@ -125,8 +54,9 @@ struct HealthService::Core : std::enable_shared_from_this<Core> {
       const std::string& service) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     if (service.empty()) return HealthCheckResponse::SERVING;
     if (service != kGateway && service != kAdmin) return std::nullopt;
-    return ready && !draining ? HealthCheckResponse::SERVING
-                              : HealthCheckResponse::NOT_SERVING;
+    return !draining && readiness->Get().ok()
+               ? HealthCheckResponse::SERVING
+               : HealthCheckResponse::NOT_SERVING;
   }
 
   // Lets the followers look again.
@@ -217,12 +147,26 @@ class HealthService::Rpc final
 
 HealthService::HealthService(Broker* broker, Backend* backend,
                              Environment* environment)
-    : core_(std::make_shared<Core>(broker, backend, environment)),
-      rpc_(std::make_unique<Rpc>(core_)) {
-  core_->Probe();
+    : core_(std::make_shared<Core>()),
+      rpc_(std::make_unique<Rpc>(core_)),
+      readiness_(
+          Readiness::World{.program =
+                               [broker] {
+                                 const absl::Status health = broker->Health();
+                                 if (health.ok()) return health;
+                                 return absl::UnavailableError(absl::StrCat(
+                                     "broker: ", health.message()));
+                               },
+                           .backend = backend,
+                           .environment = environment,
+                           .on_change =
+                               [core = core_](const absl::Status& status) {
+                                 core->OnChange(status);
+                               }}) {
+  core_->readiness = &readiness_;
 }
 
-HealthService::~HealthService() { core_->gate.Close(); }
+HealthService::~HealthService() = default;
 
 grpc::Service* HealthService::rpc() { return rpc_.get(); }
 

@@ -3,7 +3,7 @@
 //   ""                           SERVING while the process lives
 //   penstock.v1.GatewayService   SERVING while broker and backend can be used
 //                                and the gateway is not draining
-// Asks broker and backend once a second, on the environment's thread.
+// Broker and backend are looked at once a second: queue/readiness.h.
 
 #ifndef PENSTOCK_GATEWAY_HEALTH_SERVICE_H_
 #define PENSTOCK_GATEWAY_HEALTH_SERVICE_H_
@@ -13,6 +13,7 @@
 #include "queue/backend.h"
 #include "queue/broker.h"
 #include "queue/environment.h"
+#include "queue/readiness.h"
 
 namespace grpc {
 class Service;
@@ -36,7 +37,8 @@ class HealthService {
   struct Core;
   class Rpc;
   std::shared_ptr<Core> core_;
-  std::unique_ptr<Rpc> rpc_;
+  const std::unique_ptr<Rpc> rpc_;
+  Readiness readiness_;  // ends first: nothing is asked or told after
 };
 
 }  // namespace penstock

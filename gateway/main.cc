@@ -1,6 +1,6 @@
 // penstock-gateway: parses, opens and runs. docs/configuration.md lists the
 // settings. Exit status: 0 drained after a signal, 1 it could not run, 2 usage
-// or configuration.
+// or configuration; with --check_health 0 ready, 1 not ready.
 
 #include <signal.h>
 
@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "gateway/health_check.h"
 #include "gateway/server.h"
 #include "queue/command_line.h"
 #include "queue/config.h"
@@ -36,6 +37,12 @@ ABSL_FLAG(bool, embedded, false,
           "broker, result backend and the example worker in this process");
 ABSL_FLAG(absl::Duration, drain_deadline, absl::Seconds(30),
           "how long open calls may go on after SIGTERM");
+ABSL_FLAG(absl::Duration, max_connection_age, absl::Minutes(5),
+          "after it a client must connect anew, perhaps elsewhere; inf: never");
+ABSL_FLAG(absl::Duration, max_connection_age_grace, absl::Seconds(90),
+          "how long its open calls may go on then");
+ABSL_FLAG(std::string, check_health, "",
+          "HOST:PORT; asks the gateway there whether it is ready, and ends");
 ABSL_FLAG(std::string, log_level, "info", "debug, info, warning or error");
 
 namespace penstock {
@@ -44,10 +51,27 @@ namespace {
 constexpr int kDrained = 0;
 constexpr int kCannotRun = 1;
 constexpr int kUsage = 2;
+constexpr absl::Duration kCheckLimit = absl::Seconds(3);
 
-constexpr const char* kFlags[] = {
-    "config",      "broker",   "result_backend", "default_queue", "listen",
-    "concurrency", "embedded", "drain_deadline", "log_level"};
+constexpr const char* kFlags[] = {"config",
+                                  "broker",
+                                  "result_backend",
+                                  "default_queue",
+                                  "listen",
+                                  "concurrency",
+                                  "embedded",
+                                  "drain_deadline",
+                                  "max_connection_age",
+                                  "max_connection_age_grace",
+                                  "check_health",
+                                  "log_level"};
+// Those that LoadConfig does not know.
+constexpr const char* kOwnFlags[] = {"config",
+                                     "embedded",
+                                     "drain_deadline",
+                                     "max_connection_age",
+                                     "max_connection_age_grace",
+                                     "log_level"};
 
 absl::StatusOr<Options> Configure(std::map<std::string, std::string> given) {
   const bool embedded = absl::GetFlag(FLAGS_embedded);
@@ -60,9 +84,12 @@ absl::StatusOr<Options> Configure(std::map<std::string, std::string> given) {
   if (absl::GetFlag(FLAGS_drain_deadline) < absl::ZeroDuration()) {
     return absl::InvalidArgumentError("--drain_deadline must not be negative");
   }
-  for (const char* ours : {"config", "embedded", "drain_deadline", "log_level"}) {
-    given.erase(ours);
+  if (absl::GetFlag(FLAGS_max_connection_age) <= absl::ZeroDuration() ||
+      absl::GetFlag(FLAGS_max_connection_age_grace) < absl::ZeroDuration()) {
+    return absl::InvalidArgumentError(
+        "--max_connection_age must be more than 0, and its grace not negative");
   }
+  for (const char* ours : kOwnFlags) given.erase(ours);
   if (embedded) {
     for (const char* url : {"broker", "result_backend"}) {
       if (given.contains(url)) {
@@ -118,8 +145,12 @@ int Run(const Options& options, const sigset_t& signals) {
                        .pending_expire_in = options.pending_expire_in});
   lifecycle.Start();
 
-  auto server = Server::Start(&lifecycle, broker->get(), backend->get(),
-                              environment.get(), {.listen = options.listen});
+  auto server = Server::Start(
+      &lifecycle, broker->get(), backend->get(), environment.get(),
+      {.listen = options.listen,
+       .max_connection_age = absl::GetFlag(FLAGS_max_connection_age),
+       .max_connection_age_grace =
+           absl::GetFlag(FLAGS_max_connection_age_grace)});
   if (!server.ok()) {
     lifecycle.Stop();
     return Fail(kCannotRun, server.status());
@@ -165,6 +196,13 @@ int Main(int argc, char** argv) {
   }
   auto given = ParseFlags(argc, argv, kFlags);
   if (!given.ok()) return Fail(kUsage, given.status());
+  if (given->contains("check_health")) {
+    const absl::Status health =
+        CheckGatewayHealth(absl::GetFlag(FLAGS_check_health), kCheckLimit);
+    if (!health.ok()) return Fail(kCannotRun, health);
+    std::puts("ready");
+    return 0;
+  }
   auto options = Configure(*std::move(given));
   if (!options.ok()) return Fail(kUsage, options.status());
   const sigset_t signals = BlockSignals();

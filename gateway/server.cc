@@ -1,6 +1,8 @@
 #include "gateway/server.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -20,10 +22,12 @@ constexpr int kMaxMetadata = 64 << 10;
 constexpr int kMinPingMs = 10'000;  // clients may ping as often, calls or not
 constexpr int kKeepaliveMs = 30'000;
 constexpr int kKeepaliveTimeoutMs = 10'000;
-// Connections end now and then, so that new gateways get their share; a wait of
-// 60 s fits into the grace.
-constexpr int kMaxConnectionAgeMs = 300'000;
-constexpr int kMaxConnectionAgeGraceMs = 90'000;
+
+// As gRPC takes it: INT_MAX is for ever.
+int Millis(absl::Duration duration) {
+  return static_cast<int>(std::min(duration / absl::Milliseconds(1),
+                                   int64_t{std::numeric_limits<int>::max()}));
+}
 
 // `listen` with the port that was chosen.
 std::string RealAddress(const std::string& listen, int port) {
@@ -70,9 +74,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
                              kKeepaliveTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
-                             kMaxConnectionAgeMs);
+                             Millis(options.max_connection_age));
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS,
-                             kMaxConnectionAgeGraceMs);
+                             Millis(options.max_connection_age_grace));
   builder.RegisterService(parts->gateway.rpc());
   builder.RegisterService(parts->admin.rpc());
   builder.RegisterService(parts->health.rpc());

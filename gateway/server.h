@@ -21,6 +21,13 @@ namespace penstock {
 
 struct ServerOptions {
   std::string listen = "127.0.0.1:50051";  // port 0: any that is free
+
+  // Connections end now and then, so that new gateways get their share of the
+  // clients; infinite: never. Calls that are open then have the grace to end by
+  // themselves: longer than the longest wait, 60 s.
+  absl::Duration max_connection_age = absl::Minutes(5);
+  absl::Duration max_connection_age_grace = absl::Seconds(90);
+
   GatewayServiceOptions service;
   AdminServiceOptions admin;
   SchedulesOptions schedules;

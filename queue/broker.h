@@ -76,6 +76,10 @@ class Consumer {
   // Takes no more deliveries, for good; `done` runs when the last delivery has
   // been handed out. Acks and returns work until the consumer is destroyed.
   virtual void Stop(Done done) = 0;
+
+  // OK while the queues can be taken from, paused or stopped or not; otherwise
+  // the text says why not.
+  virtual absl::Status Health() = 0;
 };
 
 class Broker {

@@ -56,7 +56,7 @@ void PrintHelp(const char* usage, absl::Span<const char* const> names) {
   std::printf("%s\n", usage);
   for (const char* name : names) {
     const absl::CommandLineFlag* flag = absl::FindCommandLineFlag(name);
-    std::printf("  --%-16s %s\n", name, flag->Help().c_str());
+    std::printf("  --%-24s %s\n", name, flag->Help().c_str());
   }
 }
 

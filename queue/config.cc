@@ -80,7 +80,8 @@ constexpr auto kKeys = std::to_array<ConfigKey>({
      "the queue that a worker takes tasks from"},
     {"results_expire_in", "whole number of seconds, 0 or more", "3600",
      "how long a final state is kept, unless its task has a `result_ttl`; 0 is "
-     "the default; with amqp:// as result_backend it holds for every state, and "
+     "the default; with amqp:// as result_backend it holds for every state, "
+     "and "
      "is at most 2147483"},
     {"pending_expire_in", "whole number of seconds, 0 or more", "604800",
      "how long a task that is not final is kept after it is due; 0 is the "
@@ -98,6 +99,9 @@ constexpr auto kKeys = std::to_array<ConfigKey>({
      "where the gateway accepts calls; it has no TLS and no login yet"},
     {"concurrency", "whole number from 0 to 4096", "0",
      "how many tasks a worker runs at once; 0 is twice the cores"},
+    {"health_listen", "HOST:PORT", "none",
+     "where a worker answers GET /livez and GET /readyz, by HTTP for probes; "
+     "none is nowhere"},
     {"no_unix_signals", "true or false", "false",
      "a worker leaves SIGINT and SIGTERM to the program around it"},
     {"amqp.exchange", "text of at most 127 bytes", "machinery_exchange",
@@ -337,6 +341,10 @@ bool Apply(const ConfigKey& key, const Given& given, Options& options) {
   if (name == "listen") {
     return Store(ParseText(given, 1, 1024), options.listen) &&
            IsListenAddress(options.listen);
+  }
+  if (name == "health_listen") {
+    return Store(ParseText(given, 1, 1024), options.health_listen) &&
+           IsListenAddress(options.health_listen);
   }
   if (name == "concurrency") {
     return Store(ParseInt(given, 0, 4096), options.concurrency);

@@ -66,6 +66,7 @@ struct Options {
 
   std::string listen = "127.0.0.1:50051";  // gateway
   int concurrency = 0;                     // worker; 0: twice the cores
+  std::string health_listen;               // worker; empty: nowhere
 };
 
 // One key of the table that file, environment and flags are read by. In the

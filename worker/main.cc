@@ -1,6 +1,7 @@
 // penstock-worker: a worker with the example tasks, configured by machinery's
 // config.yml, the environment and flags. Exit status: 0 drained, 1 could not
-// run or drain, 2 wrong usage or configuration.
+// run or drain, 2 wrong usage or configuration; with --check_health 0 ready, 1
+// not ready.
 
 #include <cstdio>
 #include <cstdlib>
@@ -16,6 +17,7 @@
 #include "queue/command_line.h"
 #include "queue/config.h"
 #include "queue/telemetry/log.h"
+#include "sdk/cpp/health_endpoint.h"
 #include "worker/example_tasks.h"
 
 ABSL_FLAG(std::string, config, "", "machinery's config.yml");
@@ -33,6 +35,11 @@ ABSL_FLAG(int, prefetch, 0,
           "deliveries held per queue; 0: chosen from the concurrency");
 ABSL_FLAG(std::string, consumer_tag, "",
           "name of this worker at the broker; empty: the broker chooses");
+ABSL_FLAG(std::string, health_listen, "",
+          "host:port that answers GET /livez and GET /readyz; none: nowhere");
+ABSL_FLAG(std::string, check_health, "",
+          "HOST:PORT; asks the worker whose --health_listen that is whether it "
+          "is ready, and ends; HOST:PORT/livez: whether it is alive");
 ABSL_FLAG(absl::Duration, drain_deadline, absl::Seconds(30),
           "how long running tasks may go on after SIGTERM");
 ABSL_FLAG(std::string, log_level, "info", "debug, info, warning or error");
@@ -42,10 +49,12 @@ namespace {
 
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
+constexpr absl::Duration kCheckLimit = absl::Seconds(3);
 
 constexpr const char* kFlags[] = {
-    "config",      "broker",   "result_backend", "default_queue",  "queues",
-    "concurrency", "prefetch", "consumer_tag",   "drain_deadline", "log_level"};
+    "config",        "broker",       "result_backend", "default_queue",
+    "queues",        "concurrency",  "prefetch",       "consumer_tag",
+    "health_listen", "check_health", "drain_deadline", "log_level"};
 
 int Usage(const std::string& text) {
   std::fprintf(stderr, "penstock-worker: %s\n", text.c_str());
@@ -63,7 +72,8 @@ std::map<std::string, std::string> ForConfig(
     std::map<std::string, std::string> given) {
   std::erase_if(given, [](const auto& flag) {
     return flag.first != "broker" && flag.first != "result_backend" &&
-           flag.first != "default_queue" && flag.first != "concurrency";
+           flag.first != "default_queue" && flag.first != "concurrency" &&
+           flag.first != "health_listen";
   });
   return given;
 }
@@ -88,6 +98,18 @@ int Main(int argc, char** argv) {
   if (const int prefetch = absl::GetFlag(FLAGS_prefetch);
       prefetch < 0 || prefetch > 65535) {
     return Usage("--prefetch must be between 0 and 65535");
+  }
+
+  if (given->contains("check_health")) {
+    const absl::StatusOr<std::string> health =
+        CheckHealth(absl::GetFlag(FLAGS_check_health), kCheckLimit);
+    if (health.ok()) {
+      std::puts(health->c_str());
+      return EXIT_SUCCESS;
+    }
+    std::fprintf(stderr, "penstock-worker: %s\n",
+                 std::string(health.status().message()).c_str());
+    return kExitFailed;
   }
 
   absl::StatusOr<LoadedConfig> config =

@@ -1,4 +1,4 @@
-// See consumer.h. Everything but the constructor, the destructor and the five
+// See consumer.h. Everything but the constructor, the destructor and the six
 // calls of Consumer runs on the thread `amqp-consume`. Nothing waits for an
 // answer there: cancels and consumes are sent, and their answers are frames.
 
@@ -92,6 +92,7 @@ AmqpConsumer::AmqpConsumer(AmqpAddress address, Options options,
       environment_(environment),
       guard_(SocketGuard::Make(environment)),
       mailbox_([this] { waker_.Signal(); }),
+      health_(BrokerUnavailable("not connected to RabbitMQ yet")),
       on_delivery_(std::move(on_delivery)),
       attempts_("consumer", address_.Name(), environment) {
   for (const std::string& queue : consume_.queues) {
@@ -132,6 +133,16 @@ void AmqpConsumer::Stop(Done done) {
   Put({.kind = Command::kStop, .done = std::move(done)});
 }
 
+absl::Status AmqpConsumer::Health() {
+  absl::MutexLock lock(&mu_);
+  return health_;
+}
+
+void AmqpConsumer::SetHealth(absl::Status health) {
+  absl::MutexLock lock(&mu_);
+  health_ = std::move(health);
+}
+
 void AmqpConsumer::Run(const std::stop_token& stop) {
   pthread_setname_np(pthread_self(), "amqp-consume");
   while (!stop.stop_requested()) {
@@ -144,9 +155,11 @@ void AmqpConsumer::Run(const std::stop_token& stop) {
     absl::Status status = Connect(stop);
     if (status.ok()) {
       attempts_.Connected();
+      SetHealth(absl::OkStatus());
       status = Serve(stop);
     }
     if (stop.stop_requested()) break;
+    SetHealth(status);
     attempts_.Ended(status);
     if (connection_ != nullptr) connection_->Close(kGoodbye);
     Forget();

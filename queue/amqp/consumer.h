@@ -14,8 +14,10 @@
 #include <thread>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "queue/amqp/connection.h"
 #include "queue/broker.h"
@@ -80,6 +82,7 @@ class AmqpConsumer : public Consumer {
   void Pause() override;
   void Resume() override;
   void Stop(Done done) override;
+  absl::Status Health() override;
 
  private:
   struct Command {
@@ -102,6 +105,7 @@ class AmqpConsumer : public Consumer {
   };
 
   void Put(Command command);
+  void SetHealth(absl::Status health);
   void Run(const std::stop_token& stop);
   absl::Status Connect(const std::stop_token& stop);
   absl::Status Serve(const std::stop_token& stop);
@@ -136,6 +140,9 @@ class AmqpConsumer : public Consumer {
   Waker waker_;
   Mailbox<Command> mailbox_;
   absl::Notification ended_;
+
+  absl::Mutex mu_;
+  absl::Status health_ ABSL_GUARDED_BY(mu_);
 
   // Owner thread only.
   absl::AnyInvocable<void(Delivery)> on_delivery_;

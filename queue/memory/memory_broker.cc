@@ -250,6 +250,7 @@ class MemoryConsumer : public Consumer {
   void Pause() override { state_->SetTaking(*subscription_, false); }
   void Resume() override { state_->SetTaking(*subscription_, true); }
   void Stop(Done done) override { state_->Stop(subscription_, std::move(done)); }
+  absl::Status Health() override { return absl::OkStatus(); }
 
  private:
   const std::shared_ptr<State> state_;

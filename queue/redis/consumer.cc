@@ -1,4 +1,4 @@
-// See consumer.h. Everything but the constructor, the destructor and the five
+// See consumer.h. Everything but the constructor, the destructor and the six
 // calls of Consumer runs on the thread `redis-consume`.
 
 #include "queue/redis/consumer.h"
@@ -62,6 +62,7 @@ RedisConsumer::RedisConsumer(Options options,
                              Environment* environment)
     : options_(std::move(options)),
       environment_(environment),
+      health_(absl::UnavailableError("redis: not connected yet")),
       on_delivery_(std::move(on_delivery)),
       sources_(options_.consume.queues.size()) {
   connection_ = std::make_unique<RedisConnection>(
@@ -123,6 +124,11 @@ void RedisConsumer::Stop(Done done) {
   });
 }
 
+absl::Status RedisConsumer::Health() {
+  absl::MutexLock lock(&mu_);
+  return health_;
+}
+
 // ---- the thread ------------------------------------------------------------
 
 void RedisConsumer::Run(const std::stop_token& stop) {
@@ -162,6 +168,25 @@ void RedisConsumer::Turn() {
     TakeOver(source);
   }
   if (stopped_ && !Moving()) CompleteStop();
+  LookAtHealth();
+}
+
+// A queue is taken from as long as its lease is renewed; see Take. Runs once a
+// second at least, so it also sees that an answer does not come.
+void RedisConsumer::LookAtHealth() {
+  const absl::Duration now = SteadyNow();
+  absl::Status health;
+  for (const Source& source : sources_) {
+    if (source.registered && now - source.held_since <= options_.lease / 2) {
+      continue;
+    }
+    health = absl::UnavailableError(absl::StrCat(
+        "redis: no lease on the queue ", source.keys.queue, ": ",
+        source.failure.empty() ? "no answer yet" : source.failure));
+    break;
+  }
+  absl::MutexLock lock(&mu_);
+  health_ = std::move(health);
 }
 
 absl::Duration RedisConsumer::NextTurn() const {
@@ -262,6 +287,7 @@ void RedisConsumer::OnHeld(Source& source, bool first, absl::Duration sent,
   source.renewing = false;
   if (!reply.ok()) {
     source.renew_at = SteadyNow() + std::min(kRetry, options_.lease / 4);
+    source.failure = std::string(reply.status().message());
     if (source.logged.insert(std::string(reply.status().message())).second) {
       Log(LogLevel::kWarning, "redis: the lease of a worker is not renewed",
           {{"queue", source.keys.queue}, {"why", reply.status().message()}});
@@ -275,6 +301,7 @@ void RedisConsumer::OnHeld(Source& source, bool first, absl::Duration sent,
     return;
   }
   source.logged.clear();
+  source.failure.clear();
   source.registered = true;
   source.held_since = sent;
   // More than can be explained, whatever the reason.

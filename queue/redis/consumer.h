@@ -38,8 +38,10 @@
 #include <thread>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "queue/broker.h"
 #include "queue/callback.h"
@@ -80,6 +82,7 @@ class RedisConsumer : public Consumer {
   void Pause() override;
   void Resume() override;
   void Stop(Done done) override;
+  absl::Status Health() override;
 
  private:
   using Reply = absl::StatusOr<RedisReply>;
@@ -118,12 +121,14 @@ class RedisConsumer : public Consumer {
     bool checking = false;
     bool taking_over = false;
     std::set<std::string> logged;  // of this outage: one line for each failure
+    std::string failure;           // of the renewal, the last; empty: none
   };
 
   void Post(Closure step);
   void Run(const std::stop_token& stop);
   void RunSteps(absl::Duration until);
   void Turn();
+  void LookAtHealth();
   absl::Duration NextTurn() const;
   void SayGoodbye();
 
@@ -160,6 +165,9 @@ class RedisConsumer : public Consumer {
   Environment* const environment_;
 
   Mailbox<Closure> mailbox_;  // synchronises itself
+
+  absl::Mutex mu_;
+  absl::Status health_ ABSL_GUARDED_BY(mu_);
 
   // Owner thread only.
   absl::AnyInvocable<void(Delivery)> on_delivery_;

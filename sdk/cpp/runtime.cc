@@ -616,6 +616,19 @@ absl::Status Runtime::Drain(absl::Duration deadline) {
   return absl::DeadlineExceededError(UnfinishedLocked());
 }
 
+absl::Status Runtime::Health() {
+  {
+    absl::MutexLock lock(&mu_);
+    if (draining_) {
+      return absl::UnavailableError("draining: no more tasks are taken");
+    }
+  }
+  absl::Status consumer = absl::UnavailableError("takes no tasks");
+  Outside([&] { consumer = consumer_->Health(); });
+  if (consumer.ok()) return consumer;
+  return absl::UnavailableError(absl::StrCat("broker: ", consumer.message()));
+}
+
 bool Runtime::QuietLocked() const {
   return consumer_stopped_ && runs_.empty() && stuck_.empty() && in_hand_ == 0;
 }

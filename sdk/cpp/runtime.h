@@ -75,6 +75,10 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   // As Worker::Drain, but for the disconnecting.
   absl::Status Drain(absl::Duration deadline);
 
+  // Whether tasks are taken: OK, or UNAVAILABLE with a text that says why not.
+  // The backend is not asked.
+  absl::Status Health();
+
   // Ends the consumer. From here on nothing is asked of the world, and the
   // outcome of a handler that still runs is dropped.
   void Close();

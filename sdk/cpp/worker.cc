@@ -27,7 +27,9 @@
 #include "queue/ids.h"
 #include "queue/lifecycle.h"
 #include "queue/open.h"
+#include "queue/readiness.h"
 #include "queue/telemetry/log.h"
+#include "sdk/cpp/health_endpoint.h"
 #include "sdk/cpp/periodic.h"
 #include "sdk/cpp/runtime.h"
 
@@ -111,6 +113,7 @@ struct Worker::Parts {
   WorkerOptions options;
   Handlers handlers;
   std::vector<PeriodicEntry> periodic_entries;
+  std::string health_address;
   const int stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
   // Declared in the order of their use of each other.
@@ -124,6 +127,8 @@ struct Worker::Parts {
   std::unique_ptr<Lifecycle> lifecycle;
   std::shared_ptr<Runtime> runtime;
   std::shared_ptr<Periodic> periodic;
+  std::unique_ptr<Readiness> readiness;
+  std::unique_ptr<HealthEndpoint> health;
 
   absl::Mutex drain_mu;  // held by who drains: the second waits for the first
   bool drained ABSL_GUARDED_BY(drain_mu) = false;
@@ -250,11 +255,15 @@ absl::Status Worker::Start() {
           .hooks = options.hooks,
       });
   parts.lifecycle->Start();
-  absl::Status started =
-      parts.runtime->Start({.queues = options.queues,
-                            .prefetch = prefetch,
-                            .consumer_tag = options.consumer_tag});
+  absl::Status started = StartHealth();
+  if (started.ok()) {
+    started = parts.runtime->Start({.queues = options.queues,
+                                    .prefetch = prefetch,
+                                    .consumer_tag = options.consumer_tag});
+  }
   if (!started.ok()) {
+    parts.health.reset();
+    parts.readiness.reset();
     parts.lifecycle->Stop();
     parts.runtime.reset();  // nothing to drain
     return started;
@@ -274,6 +283,30 @@ absl::Status Worker::Start() {
        {"prefetch", absl::StrCat(prefetch)},
        {"tasks", absl::StrJoin(names, ",")}});
   return absl::OkStatus();
+}
+
+absl::Status Worker::StartHealth() {
+  Parts& parts = *parts_;
+  const std::string& listen = parts.options.config.health_listen;
+  if (listen.empty()) return absl::OkStatus();
+  parts.readiness = std::make_unique<Readiness>(Readiness::World{
+      .program = [runtime = parts.runtime] { return runtime->Health(); },
+      .backend = parts.backend,
+      .environment = parts.environment});
+  absl::StatusOr<std::unique_ptr<HealthEndpoint>> health =
+      HealthEndpoint::Start(
+          {.listen = listen, .ready = [readiness = parts.readiness.get()] {
+             return readiness->Get();
+           }});
+  if (!health.ok()) return health.status();
+  parts.health = *std::move(health);
+  parts.health_address = parts.health->address();
+  Log(LogLevel::kInfo, "answers probes", {{"address", parts.health_address}});
+  return absl::OkStatus();
+}
+
+const std::string& Worker::health_address() const {
+  return parts_->health_address;
 }
 
 void Worker::StartPeriodic() {
@@ -310,6 +343,8 @@ absl::Status Worker::Drain(absl::Duration deadline) {
         {{"why", parts.drain_status.message()}});
   }
   parts.runtime->Close();
+  parts.health.reset();
+  parts.readiness.reset();
   parts.lifecycle->Stop();
   return parts.drain_status;
 }

@@ -406,6 +406,18 @@ TEST_P(BrokerConformance, HoldsBackWhatIsOverThePrefetch) {
   consumer->Ack(marker.tag);
 }
 
+TEST_P(BrokerConformance, ConsumerThatTakesIsHealthyPausedAndStoppedToo) {
+  Inbox inbox;
+  auto consumer = Consume(inbox);
+  PublishDefault("a");
+  consumer->Ack(inbox.Next().tag);
+  EXPECT_EQ(consumer->Health(), absl::OkStatus());
+  consumer->Pause();
+  EXPECT_EQ(consumer->Health(), absl::OkStatus());
+  ASSERT_EQ(StopAndWait(*consumer), absl::OkStatus());
+  EXPECT_EQ(consumer->Health(), absl::OkStatus());
+}
+
 TEST_P(BrokerConformance, PausedConsumerTakesNothingAndStillAcks) {
   Inbox inbox;
   auto paused = Consume(inbox, 1);

@@ -281,6 +281,21 @@ TEST_F(AmqpBrokerTest, PublisherConnectsAgainAfterACut) {
   EXPECT_EQ(broker_->Health(), absl::OkStatus());
 }
 
+TEST_F(AmqpBrokerTest, TheConsumersHealthFollowsItsConnection) {
+  cutter_.Refuse(true);
+  Open();
+  Inbox inbox;
+  auto consumer = Consume(inbox);
+  EXPECT_EQ(consumer->Health().code(), absl::StatusCode::kUnavailable);
+  cutter_.Refuse(false);
+  EXPECT_TRUE(Eventually([&] { return consumer->Health().ok(); }));
+  cutter_.Refuse(true);
+  cutter_.Cut();
+  EXPECT_TRUE(Eventually([&] { return !consumer->Health().ok(); }));
+  cutter_.Refuse(false);
+  EXPECT_TRUE(Eventually([&] { return consumer->Health().ok(); }));
+}
+
 TEST_F(AmqpBrokerTest, ACutFailsWhatIsInFlightAsPerhapsTaken) {
   Open();
   ASSERT_EQ(Publish("a"), absl::OkStatus());

@@ -388,6 +388,17 @@ TEST_F(RedisBrokerOwnServerTest, RestartsAmidTheWorkLoseNothing) {
   EXPECT_TRUE(Eventually([&] { return Held().empty(); }));
 }
 
+TEST_F(RedisBrokerOwnServerTest, TheConsumersHealthFollowsItsLease) {
+  auto broker = Open(0, absl::Seconds(2));
+  Inbox inbox;
+  auto consumer = Consume(*broker, inbox);
+  EXPECT_TRUE(Eventually([&] { return consumer->Health().ok(); }));
+  ASSERT_TRUE(server_->Pause().ok());
+  EXPECT_TRUE(Eventually([&] { return !consumer->Health().ok(); }));
+  ASSERT_TRUE(server_->Continue().ok());
+  EXPECT_TRUE(Eventually([&] { return consumer->Health().ok(); }));
+}
+
 TEST_F(RedisBrokerOwnServerTest, WithoutAServerPublishesAreUnavailable) {
   auto broker = Open();
   ASSERT_EQ(PublishAndWait(*broker, {.task_id = "t", .body = "a"}),

@@ -474,6 +474,7 @@ class SimConsumer : public Consumer {
                       std::move(done)(absl::OkStatus());
                     });
   }
+  absl::Status Health() override { return absl::OkStatus(); }
 
  private:
   const ProcessPtr process_;

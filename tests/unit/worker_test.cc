@@ -34,6 +34,7 @@
 #include "queue/policy.h"
 #include "queue/memory/memory_broker.h"
 #include "queue/wire/task_json.h"
+#include "sdk/cpp/health_endpoint.h"
 #include "tests/support/failing_backend.h"
 
 namespace penstock {
@@ -127,6 +128,12 @@ class ScriptedBroker final : public Broker {
   std::vector<std::string> AwaitBuried(size_t count) {
     return Await(buried_, count);
   }
+  // What its consumers say from now on.
+  void SetHealth(absl::Status health) {
+    absl::MutexLock lock(&mu_);
+    health_ = std::move(health);
+  }
+
   // "pause", "resume", "stop", in order.
   std::vector<std::string> AwaitOrders(size_t count) {
     return Await(orders_, count);
@@ -149,6 +156,7 @@ class ScriptedBroker final : public Broker {
       ConsumeOptions options,
       absl::AnyInvocable<void(Delivery)> on_delivery) override {
     if (options.prefetch <= 0) return absl::InvalidArgumentError("prefetch");
+    ++consumptions_;
     consumed_ = std::move(options);
     on_delivery_ = std::move(on_delivery);
     return std::make_unique<ScriptedConsumer>(this);
@@ -158,6 +166,7 @@ class ScriptedBroker final : public Broker {
   absl::Status Health() override { return absl::OkStatus(); }
 
   const ConsumeOptions& consumed() const { return consumed_; }
+  int consumptions() const { return consumptions_; }
 
  private:
   class ScriptedConsumer final : public Consumer {
@@ -174,6 +183,10 @@ class ScriptedBroker final : public Broker {
     void Stop(Done done) override {
       broker_->Note(broker_->orders_, "stop");
       broker_->Succeed(std::move(done));
+    }
+    absl::Status Health() override {
+      absl::MutexLock lock(&broker_->mu_);
+      return broker_->health_;
     }
 
    private:
@@ -200,6 +213,7 @@ class ScriptedBroker final : public Broker {
 
   Environment* const environment_;
   ConsumeOptions consumed_;  // set before any delivery
+  int consumptions_ = 0;     // as that
   absl::AnyInvocable<void(Delivery)> on_delivery_;
 
   absl::Mutex mu_;
@@ -208,6 +222,7 @@ class ScriptedBroker final : public Broker {
   std::vector<Message> published_;
   std::vector<std::string> buried_;
   std::vector<std::string> orders_;
+  absl::Status health_ ABSL_GUARDED_BY(mu_);
 };
 
 class WorkerTest : public ::testing::Test {
@@ -259,6 +274,80 @@ struct Gate {
     go.WaitForNotification();
   }
 };
+
+// ---- probes
+
+class WorkerHealthTest : public WorkerTest {
+ protected:
+  WorkerHealthTest() {
+    WorkerOptions options;
+    options.config.health_listen = "127.0.0.1:0";
+    MakeWorker(std::move(options));
+  }
+  // What /readyz says: "ready", or why not.
+  std::string Says() {
+    const std::string& address = worker_->health_address();
+    auto says = CheckHealth(address, absl::Seconds(30));
+    return says.ok() ? *says
+                     : std::string(says.status().message())
+                           .substr(address.size() + 2);
+  }
+  // It looks at the backend once a second.
+  void AwaitSays(const std::string& text) {
+    while (Says() != text) backend_.AwaitCalls("Ping", ++pings_);
+  }
+
+  int pings_ = 0;
+};
+
+TEST_F(WorkerHealthTest, AWorkerIsReadyWhenConsumerAndBackendAre) {
+  broker_.SetHealth(absl::UnavailableError("no queue"));
+  Start();
+  EXPECT_EQ(Says(), "broker: no queue");
+  broker_.SetHealth(absl::OkStatus());
+  AwaitSays("ready");
+  backend_.SetMode(FailingBackend::kRefuse);
+  AwaitSays("result backend: the test took it away");
+  backend_.SetMode(FailingBackend::kWork);
+  AwaitSays("ready");
+}
+
+TEST_F(WorkerHealthTest, ADrainingWorkerIsAliveAndNotReady) {
+  Gate gate;
+  worker_->Register("wait", [&] { gate.Pass(); });
+  Start();
+  AwaitSays("ready");
+  broker_.Deliver(MakeTask("task_1", "wait"), 1);
+  gate.began.WaitForNotification();
+  std::jthread drain([&] { (void)worker_->Drain(absl::Hours(1)); });
+  broker_.AwaitOrders(1);
+  EXPECT_EQ(Says(), "draining: no more tasks are taken");
+  const std::string address = worker_->health_address();
+  EXPECT_EQ(CheckHealth(address + "/livez", absl::Seconds(30)).value(),
+            "alive");
+  gate.go.Notify();
+  drain.join();
+  EXPECT_THAT(
+      std::string(CheckHealth(address, absl::Seconds(30)).status().message()),
+      HasSubstr("Connection refused"));
+}
+
+TEST_F(WorkerHealthTest, AnAddressThatIsTakenStopsTheStart) {
+  Start();
+  WorkerOptions options;
+  options.config.health_listen = worker_->health_address();
+  Worker second(&broker_, &backend_, &environment_, std::move(options));
+  const absl::Status started = second.Start();
+  EXPECT_EQ(started.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(started.message()), HasSubstr("health_listen"));
+  EXPECT_THAT(broker_.consumptions(), 1);
+}
+
+TEST_F(WorkerTest, ProbesAreAnsweredWhereThatIsAskedFor) {
+  MakeWorker();
+  Start();
+  EXPECT_EQ(worker_->health_address(), "");
+}
 
 // ---- a task's run
 

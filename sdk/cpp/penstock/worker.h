@@ -120,8 +120,13 @@ class Worker {
 
   // Starts to take and run tasks, and returns. Servers that are away are no
   // error: they are waited for in the background. INVALID_ARGUMENT for options
-  // that can never work. Once only.
+  // that can never work, UNAVAILABLE when config.health_listen cannot be had.
+  // Once only.
   absl::Status Start();
+
+  // Where probes are answered (config.health_listen), with the real port;
+  // empty: nowhere. After Start.
+  const std::string& health_address() const;
 
   // Takes no more tasks, gives back what was not begun, lets what runs finish
   // and be recorded, and disconnects. DEADLINE_EXCEEDED, naming the tasks, when
@@ -145,6 +150,7 @@ class Worker {
   absl::Status AddPeriodic(std::string_view spec, std::string_view name,
                            PeriodicCall call);
   void StartPeriodic();
+  absl::Status StartHealth();
 
   std::unique_ptr<Parts> parts_;
 };
