@@ -425,14 +425,14 @@ class Group:
         return group_state_of(answer.group)
 
     async def results(self, timeout: Optional[float] = None, *,
-                return_errors: bool = False) -> list[Any]:
+                      return_errors: bool = False) -> list[Any]:
         """Waits for all members; what TaskHandle.result() is of each, in order.
 
         Raises the TaskError of the first one that has failed; with return_errors
         it stands in the list instead. Raises ResultTimeout, and NoResult where the
         state of a member has expired.
         """
-        self.wait(timeout)
+        await self.wait(timeout)
         results: list[Any] = []
         async for state in self._members():
             try:
