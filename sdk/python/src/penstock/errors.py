@@ -62,10 +62,12 @@ class CallError(Error):
     @property
     def retryable(self) -> bool:
         """Whether the same call may do better in a moment."""
-        # CANCELLED, by another than this program: what reaches a gateway in the
-        # moment in which it stops is reset by gRPC. Nothing was done.
-        if self.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        if self.code == grpc.StatusCode.UNAVAILABLE:
             return True
+        # Not by this program: a gateway's gRPC ends calls so that reach it in the
+        # moment in which it stops.
+        if self.code == grpc.StatusCode.CANCELLED:
+            return not self.reason
         if self.code == grpc.StatusCode.RESOURCE_EXHAUSTED:
             return self.retry_delay is not None
         return self.reason in ("CONFIRM_TIMEOUT", "GROUP_PARTIALLY_SENT")
