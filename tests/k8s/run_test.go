@@ -35,11 +35,17 @@ type servers struct {
 	dir, amqp, redis string
 }
 
+var atEnd []func() // what ends the servers, if a test has started them
+
 var started = sync.OnceValues(func() (*servers, error) {
 	dir, err := os.MkdirTemp("", "penstock-k8s-")
 	if err != nil {
 		return nil, err
 	}
+	atEnd = append(atEnd, func() {
+		_ = exec.Command(filepath.Join(root, "deploy/servers"), "stop", dir).Run()
+		_ = os.RemoveAll(dir)
+	})
 	output, err := exec.Command(filepath.Join(root, "deploy/servers"), "start", dir).CombinedOutput()
 	s := &servers{dir: dir}
 	for _, line := range strings.Split(string(output), "\n") {
@@ -59,9 +65,8 @@ var started = sync.OnceValues(func() (*servers, error) {
 
 func TestMain(m *testing.M) {
 	status := m.Run()
-	if s, _ := started(); s != nil && s.amqp != "" {
-		_ = exec.Command(filepath.Join(root, "deploy/servers"), "stop", s.dir).Run()
-		_ = os.RemoveAll(s.dir)
+	for _, end := range atEnd {
+		end()
 	}
 	os.Exit(status)
 }
@@ -261,18 +266,15 @@ func await(t testing.TB, what string, holds func() bool) {
 
 func (c *container) awaitProbe(t testing.TB, probe *corev1.Probe) {
 	t.Helper()
-	var said string
 	await(t, c.Name+" is ready", func() bool {
-		ok, text := c.probe(t, probe)
-		said = text
 		select {
 		case <-c.ended:
 			t.Fatalf("%s has ended", c.Name)
 		default:
 		}
+		ok, _ := c.probe(t, probe)
 		return ok
 	})
-	_ = said
 }
 
 // ---- tasks
