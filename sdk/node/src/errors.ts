@@ -65,6 +65,9 @@ export class PenstockError extends Error {
    */
   get retryable(): boolean {
     return this.code === "UNAVAILABLE" ||
+      // By another than this program, which sees its own signal's reason instead: so
+      // ends what reaches a gateway in the moment in which it stops.
+      this.code === "CANCELLED" ||
       (this.code === "RESOURCE_EXHAUSTED" && this.retryDelayMs !== undefined) ||
       (this.code === "DEADLINE_EXCEEDED" && this.reason === "CONFIRM_TIMEOUT") ||
       // The ids of the members follow from request_id: a repeat sends the rest.
