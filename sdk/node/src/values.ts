@@ -222,6 +222,9 @@ function typeOf(value: unknown): string {
   if (first.startsWith("[]")) {
     throw new TypeError("lists of lists are no values of a task");
   }
+  if (value.some((element) => typeof element !== typeof value[0])) {
+    throw new TypeError("the elements of a list are of one kind");
+  }
   return `[]${first}`;
 }
 
