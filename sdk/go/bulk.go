@@ -175,6 +175,7 @@ type sending struct {
 	again    chan int64 // whose pause is over
 	queue    []int64    // to be sent before what comes
 	yield    func(SendResult, error) bool
+	heard    bool // this stream's gateway has said something
 }
 
 // errStopped: nobody listens any more.
@@ -183,7 +184,12 @@ var errStopped = errors.New("stopped")
 func (s *sending) run(ctx context.Context) {
 	retries := retries{budget: s.client.options.retryBudget}
 	for {
+		begin := time.Now()
+		s.heard = false
 		err := s.one(ctx, &retries)
+		if s.heard && time.Since(begin) > steady {
+			retries.succeeded()
+		}
 		if err == nil || err == errStopped {
 			return
 		}
@@ -280,6 +286,7 @@ func (s *sending) one(ctx context.Context, retries *retries) error {
 				}
 				return broke
 			}
+			s.heard = true
 			credit += int(answer.GetCredit())
 			if answer.GetOutcome() == nil {
 				continue

@@ -268,6 +268,51 @@ func TestAStreamedTaskThatIsRefusedForNowComesAgain(t *testing.T) {
 	}
 }
 
+func TestALongStreamOutlivesItsConnections(t *testing.T) {
+	shortSteady(t)
+	fake := startFake(t)
+	fake.onStream = func(stream pb.GatewayService_StreamTasksServer) error {
+		_ = stream.Send(&pb.StreamTasksResponse{Credit: 10})
+		ended := make(chan error)
+		go func() {
+			for {
+				request, err := stream.Recv()
+				if err != nil {
+					ended <- nil
+					return
+				}
+				_ = stream.Send(answerTo(request, 1))
+			}
+		}()
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(200 * time.Millisecond):
+			go func() { <-ended }()
+			return refuse(codes.Unavailable, Draining)
+		}
+	}
+	slowly := func(yield func(*Task) bool) {
+		for range 2 {
+			if !yield(NewTask("add")) {
+				return
+			}
+			time.Sleep(time.Second)
+		}
+	}
+	client := newTestClient(t, fake.address, WithRetryBudget(100*time.Millisecond))
+	accepted := 0
+	for result, err := range client.SendStream(testContext(t), slowly) {
+		if err != nil || result.Err != nil {
+			t.Fatal(result.Err, err)
+		}
+		accepted++
+	}
+	if accepted != 2 {
+		t.Error(accepted)
+	}
+}
+
 func TestAStreamThatCannotGoOnSaysSo(t *testing.T) {
 	fake := startFake(t)
 	fake.onStream = func(stream pb.GatewayService_StreamTasksServer) error {

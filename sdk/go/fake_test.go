@@ -34,7 +34,7 @@ type fakeGateway struct {
 	onSend   func(n int) error
 	onBatch  func(n int, request *pb.BatchSendTasksRequest) (*pb.BatchSendTasksResponse, error)
 	onRead   func(ctx context.Context, n int, request *pb.GetStateRequest) (*pb.TaskState, error)
-	onWatch  func(n int, send func(*pb.TaskState)) error
+	onWatch  func(n int, send func(*pb.TaskState)) error // send(nil): a keepalive
 	onStream func(stream pb.GatewayService_StreamTasksServer) error
 }
 
@@ -67,6 +67,13 @@ func testContext(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// shortSteady lets streams count as steady after 100 ms.
+func shortSteady(t *testing.T) {
+	before := steady
+	steady = 100 * time.Millisecond
+	t.Cleanup(func() { steady = before })
 }
 
 // refuse is an error with details, as a gateway makes them.
@@ -130,6 +137,10 @@ func (f *fakeGateway) WatchState(in *pb.WatchStateRequest, stream pb.GatewayServ
 	f.watches = append(f.watches, in)
 	f.mu.Unlock()
 	return f.onWatch(n, func(state *pb.TaskState) {
+		if state == nil {
+			_ = stream.Send(&pb.WatchStateResponse{Event: &pb.WatchStateResponse_Keepalive{}})
+			return
+		}
 		_ = stream.Send(&pb.WatchStateResponse{Event: &pb.WatchStateResponse_State{State: state}})
 	})
 }

@@ -294,11 +294,10 @@ func ranOut(ctx context.Context, err error) bool {
 // Watch is [Handle.Watch] for 1 to 1,000 tasks at once; it ends when all are final.
 func (c *Client) Watch(ctx context.Context, ids ...string) iter.Seq2[*State, error] {
 	return func(yield func(*State, error) bool) {
-		w := watch{client: c, ids: ids, last: map[string]*pb.TaskState{}}
-		retries := retries{budget: c.options.retryBudget}
+		w := watch{client: c, ids: ids, last: map[string]*pb.TaskState{},
+			retries: retries{budget: c.options.retryBudget}}
 		for {
 			err := w.follow(c.outgoing(ctx), func(state *pb.TaskState) bool {
-				retries.succeeded()
 				return yield(newState(state), nil)
 			})
 			if err == nil {
@@ -308,7 +307,7 @@ func (c *Client) Watch(ctx context.Context, ids ...string) iter.Seq2[*State, err
 				yield(nil, fmt.Errorf("penstock: watching: %w", context.Cause(ctx)))
 				return
 			}
-			if e := AsError(err); !retries.again(ctx, e) {
+			if e := AsError(err); !w.retries.again(ctx, e) {
 				yield(nil, e)
 				return
 			}
@@ -317,9 +316,10 @@ func (c *Client) Watch(ctx context.Context, ids ...string) iter.Seq2[*State, err
 }
 
 type watch struct {
-	client *Client
-	ids    []string                 // which are not final
-	last   map[string]*pb.TaskState // what was told of each
+	client  *Client
+	ids     []string                 // which are not final
+	last    map[string]*pb.TaskState // what was told of each
+	retries retries
 }
 
 // follow tells what one stream says and was not told before. nil: all is told, or
@@ -329,6 +329,7 @@ func (w *watch) follow(ctx context.Context, tell func(*pb.TaskState) bool) error
 	defer cancel()
 	silence := time.AfterFunc(watchSilence, cancel)
 	defer silence.Stop()
+	begin := time.Now()
 	stream, err := w.client.gateway.WatchState(ctx, &pb.WatchStateRequest{TaskIds: w.ids})
 	if err != nil {
 		return err
@@ -342,10 +343,14 @@ func (w *watch) follow(ctx context.Context, tell func(*pb.TaskState) bool) error
 			return broken(err, silence)
 		}
 		silence.Reset(watchSilence)
+		if time.Since(begin) > steady {
+			w.retries.succeeded()
+		}
 		state := answer.GetState()
 		if state == nil || proto.Equal(state, w.last[state.GetTaskId()]) {
 			continue
 		}
+		w.retries.succeeded()
 		w.last[state.GetTaskId()] = state
 		if statusOf(state.GetStatus()).Final() {
 			w.drop(state.GetTaskId())

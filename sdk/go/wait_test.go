@@ -135,6 +135,32 @@ func TestAWatchGoesOnWhereItBroke(t *testing.T) {
 	}
 }
 
+func TestALongWatchOutlivesItsConnections(t *testing.T) {
+	shortSteady(t)
+	fake := startFake(t)
+	fake.onWatch = func(n int, send func(*pb.TaskState)) error {
+		if n == 4 {
+			send(stateAt("t", success))
+			return nil
+		}
+		send(stateAt("t", started))
+		time.Sleep(200 * time.Millisecond)
+		send(nil)
+		return refuse(codes.Unavailable, Draining)
+	}
+	client := newTestClient(t, fake.address, WithRetryBudget(100*time.Millisecond))
+	var last *State
+	for state, err := range client.Task("t").Watch(testContext(t)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = state
+	}
+	if last.Status != Success {
+		t.Error(last)
+	}
+}
+
 func TestAWatchTellsWhatItCannotMend(t *testing.T) {
 	fake := startFake(t)
 	fake.onWatch = func(int, func(*pb.TaskState)) error { return refuse(codes.NotFound, TaskNotFound) }
