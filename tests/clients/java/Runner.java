@@ -62,7 +62,8 @@ public final class Runner {
     if (args.length == 4 && args[0].equals("cases")) {
       try (Client client = Client.connect(args[1].split(","))) {
         JsonObject outcomes = new JsonObject();
-        JsonArray cases = JsonParser.parseString(Files.readString(Path.of(args[2]))).getAsJsonArray();
+        String table = Files.readString(Path.of(args[2]));
+        JsonArray cases = JsonParser.parseString(table).getAsJsonArray();
         for (JsonElement element : cases) {
           JsonObject item = element.getAsJsonObject();
           Runner runner = new Runner(client);
@@ -140,7 +141,10 @@ public final class Runner {
           return members(members);
         }
       case "state":
-        return one("status", client.task(item.get("task_id").getAsString()).state().status().name());
+        {
+          TaskHandle handle = client.task(item.get("task_id").getAsString());
+          return one("status", handle.state().status().name());
+        }
       case "group_state":
         {
           JsonObject out = new JsonObject();

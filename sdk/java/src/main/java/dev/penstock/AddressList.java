@@ -71,7 +71,9 @@ final class AddressList extends NameResolverProvider {
   public NameResolver newNameResolver(URI target, NameResolver.Args args) {
     if (!SCHEME.equals(target.getScheme())) return null;
     List<HostPort> hosts = new ArrayList<>();
-    for (String address : target.getPath().substring(1).split(",")) hosts.add(new HostPort(address));
+    for (String address : target.getPath().substring(1).split(",")) {
+      hosts.add(new HostPort(address));
+    }
     return new Resolver(hosts, args.getOffloadExecutor());
   }
 

@@ -13,8 +13,8 @@ import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
 
 /**
- * Sends many tasks by one BatchSendTasks after the other. A call is repeated while some of its tasks
- * were left out for a reason that may pass; the gateway then sends those alone.
+ * Sends many tasks by one BatchSendTasks after the other. A call is repeated while some of its
+ * tasks were left out for a reason that may pass; the gateway then sends those alone.
  */
 final class BatchSend {
   private static final int MOST_TASKS = 1000;
@@ -57,7 +57,8 @@ final class BatchSend {
     int bytes = 0;
     for (Task task : tasks) {
       int size = task.proto().getSerializedSize();
-      if (next.getTasksCount() == MOST_TASKS || next.getTasksCount() > 0 && bytes + size > MOST_BYTES) {
+      int count = next.getTasksCount();
+      if (count == MOST_TASKS || count > 0 && bytes + size > MOST_BYTES) {
         out.add(next.setRequestId(name(requestId, out.size())).build());
         next = BatchSendTasksRequest.newBuilder();
         bytes = 0;

@@ -23,8 +23,8 @@ import java.util.function.Function;
 import java.util.function.Predicate;
 
 /**
- * Calls of the gateway over one channel, repeated as {@link RetryRule} says. Nothing here blocks but
- * {@link #get}; callbacks run on gRPC's threads. Thread-safe.
+ * Calls of the gateway over one channel, repeated as {@link RetryRule} says. Nothing here blocks
+ * but {@link #get}; callbacks run on gRPC's threads. Thread-safe.
  */
 final class Calls {
   /** How long one GetState or GetGroupState waits at most. */
@@ -46,7 +46,7 @@ final class Calls {
       this.channel = channel;
     }
 
-    /** gRPC waits up to two minutes before it connects again; a caller who waits does not want that. */
+    /** gRPC would wait for up to two minutes before it connects again. */
     void reconnectSoon() {
       long last = reconnected.get();
       long now = System.nanoTime();
@@ -136,6 +136,7 @@ final class Calls {
 
     @Override
     public void onError(Throwable thrown) {
+      if (future.isDone()) return; // it was cancelled
       RpcException error = RpcException.of(thrown);
       Optional<Duration> pause = pause(error, tries, began, budget);
       if (pause.isEmpty()) future.completeExceptionally(error);
@@ -143,13 +144,13 @@ final class Calls {
     }
   }
 
-  /** The pause before the next try, if there is to be one. Sees to it that there is a connection. */
+  /** The pause before the next try, if there is one. Sees to it that there is a connection. */
   Optional<Duration> pause(RpcException error, int tries, long began, Duration budget) {
     if (link.closed) return Optional.empty();
     Duration spent = Duration.ofNanos(System.nanoTime() - began);
     Optional<Duration> pause =
         RetryRule.pause(error, tries, spent, budget, ThreadLocalRandom.current().nextDouble());
-    if (pause.isPresent() && error.code() == Status.Code.UNAVAILABLE) link.reconnectSoon();
+    if (pause.isPresent()) link.reconnectSoon();
     return pause;
   }
 

@@ -31,9 +31,9 @@ import java.util.concurrent.TimeUnit;
  * }
  * }</pre>
  *
- * <p>A call that meets UNAVAILABLE, a full gateway or a late confirmation of the broker is repeated,
- * after pauses of 50 ms to 2 s, until the retry budget is over. A repeat is safe: each Send has a
- * request_id, by which it is carried out once.
+ * <p>A call that meets UNAVAILABLE, a gateway that ends, one that is full, or a broker that is late
+ * is repeated, after pauses of 50 ms to 2 s, until the retry budget is over. A repeat is safe: each
+ * Send has a request_id, by which it is carried out once.
  *
  * <p>Methods whose name ends in Async return at once; what the others throw, their futures complete
  * with: {@link RpcException}, or IllegalArgumentException, which is thrown at once, for an argument
@@ -186,8 +186,8 @@ public final class Client implements AutoCloseable {
   }
 
   /**
-   * This client with a request_id of your own, for one Send that you may repeat later: an equal call
-   * of this id is carried out once in 24 hours, and another one is refused.
+   * This client with a request_id of your own, for one Send that you may repeat later: an equal
+   * call of this id is carried out once in 24 hours, and another one is refused.
    */
   public Client withRequestId(String id) {
     return new Client(calls, Objects.requireNonNull(id, "id"), groupId);
@@ -285,8 +285,8 @@ public final class Client implements AutoCloseable {
   }
 
   /**
-   * As {@link #sendChord(List, Task)}; when a member failed, {@code onFailure} is sent with the text
-   * of why. To follow it give it an id: {@code client.task(id)}.
+   * As {@link #sendChord(List, Task)}; when a member failed, {@code onFailure} is sent with the
+   * text of why. To follow it give it an id: {@code client.task(id)}.
    */
   public ChordHandle sendChord(List<Task> tasks, Task callback, Task onFailure) {
     return Calls.get(sendChordAsync(tasks, callback, onFailure));

@@ -59,8 +59,8 @@ public final class GroupHandle {
   }
 
   /**
-   * Waits until all members are final, and a chord's callback too, at most so long. That some failed
-   * is no error here.
+   * Waits until all members are final, and a chord's callback too, at most so long. That some
+   * failed is no error here.
    *
    * @throws ResultTimeoutException they did not end in time; they go on
    */

@@ -15,6 +15,10 @@ final class RetryRule {
     switch (error.code()) {
       case UNAVAILABLE:
         return true;
+      case CANCELLED:
+        // So gRPC's C++ server ends calls that reach it once it shuts down. Those that this
+        // client cancels do not come here.
+        return error.reason().isEmpty();
       case RESOURCE_EXHAUSTED:
         return error.retryDelay().isPresent();
       case DEADLINE_EXCEEDED:

@@ -106,8 +106,8 @@ public final class Task {
     }
 
     /**
-     * The first retry waits for the smallest Fibonacci number of seconds that is at least this, each
-     * later one for the next Fibonacci number. Default 0: 1 s, 2 s, 3 s, 5 s.
+     * The first retry waits for the smallest Fibonacci number of seconds that is at least this,
+     * each later one for the next Fibonacci number. Default 0: 1 s, 2 s, 3 s, 5 s.
      */
     public Builder retryDelay(Duration delay) {
       proto.setRetryDelay(Protos.duration(delay));
@@ -186,7 +186,7 @@ public final class Task {
       return this;
     }
 
-    /** A task that has not begun so long after the gateway took it never does. Default: no limit. */
+    /** A task that has not begun so long after the gateway took it never does. Default: none. */
     public Builder expireAfter(Duration time) {
       proto.setExpireAfter(Protos.duration(time));
       return this;

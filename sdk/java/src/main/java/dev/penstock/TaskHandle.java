@@ -119,8 +119,8 @@ public class TaskHandle {
   }
 
   /**
-   * As {@link #watch}, without blocking: each state is given to {@code onState}, one at a time, on a
-   * thread of gRPC's. The future completes with the final state; to cancel it ends the watch.
+   * As {@link #watch}, without blocking: each state is given to {@code onState}, one at a time, on
+   * a thread of gRPC's. The future completes with the final state; to cancel it ends the watch.
    */
   public CompletableFuture<TaskState> watchAsync(Consumer<TaskState> onState) {
     return Watch.start(calls, id, onState);

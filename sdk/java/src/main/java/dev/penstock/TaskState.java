@@ -31,8 +31,8 @@ public final class TaskState {
 
   /**
    * What the handler returned: null for nothing, the value itself for one, a List for several. A
-   * value is a Boolean, a Long (a BigInteger above Long.MAX_VALUE), a Double, a String, a byte[], or
-   * an unmodifiable List of one of these.
+   * value is a Boolean, a Long (a BigInteger above Long.MAX_VALUE), a Double, a String, a byte[],
+   * or an unmodifiable List of one of these.
    *
    * @throws TaskFailedException it ended in FAILURE
    * @throws TaskCancelledException it was cancelled

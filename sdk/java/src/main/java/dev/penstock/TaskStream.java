@@ -20,8 +20,8 @@ import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
 
 /**
- * Sends tasks as they come, with an answer for each: the way to send very many. A task without an id
- * gets one here, so that those without an answer can be sent again when the connection breaks.
+ * Sends tasks as they come, with an answer for each: the way to send very many. A task without an
+ * id gets one here, so that those without an answer can be sent again when the connection breaks.
  * Thread-safe.
  *
  * <pre>{@code

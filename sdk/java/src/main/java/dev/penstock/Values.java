@@ -18,7 +18,7 @@ import java.util.Set;
 
 /** Java's values to and from the messages. Whole numbers are exact over all 64 bits. */
 final class Values {
-  private static final BigInteger MAX_UINT64 = BigInteger.ONE.shiftLeft(64).subtract(BigInteger.ONE);
+  private static final BigInteger MAX_UINT64 = new BigInteger("18446744073709551615");
   private static final BigInteger MAX_INT64 = BigInteger.valueOf(Long.MAX_VALUE);
   private static final BigInteger MIN_INT64 = BigInteger.valueOf(Long.MIN_VALUE);
 
@@ -158,7 +158,7 @@ final class Values {
       boolean fit = elements.stream().allMatch(x -> fitsInt(whole(x)));
       return toProto(fit ? "[]int64" : "[]uint64", elements);
     }
-    throw refused("a list must be of one kind: Boolean, whole numbers, Float and Double, or String");
+    throw refused("a list must be of one kind: Boolean, whole number, Float and Double, or String");
   }
 
   /** What is in an array or a collection; null: it is neither. */

@@ -145,6 +145,7 @@ public final class Watch implements Iterator<TaskState>, Iterable<TaskState>, Au
 
       @Override
       public void onError(Throwable thrown) {
+        if (future.isDone()) return; // it was closed
         RpcException error = RpcException.of(thrown);
         if (tries == 0) {
           tries = 1;

@@ -14,6 +14,8 @@ import com.google.rpc.BadRequest;
 import com.google.rpc.RetryInfo;
 import dev.penstock.v1.BatchSendTasksRequest;
 import dev.penstock.v1.BatchSendTasksResponse;
+import dev.penstock.v1.CancelGroupResponse;
+import dev.penstock.v1.GetGroupStateResponse;
 import dev.penstock.v1.GetStateRequest;
 import dev.penstock.v1.GetStateResponse;
 import dev.penstock.v1.Keepalive;
@@ -35,6 +37,7 @@ import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -310,6 +313,54 @@ class ClientTest {
     assertEquals("TASK_NOT_FOUND", assertInstanceOf(RpcException.class, error.getCause()).reason());
   }
 
+  // ---- Groups -----------------------------------------------------------------
+
+  /** A group that is done at the second look, of these members, one on each page. */
+  private void group(TaskStatus... members) {
+    AtomicInteger looks = new AtomicInteger();
+    gateway.onGetGroupState =
+        request -> {
+          GetGroupStateResponse.Builder out = GetGroupStateResponse.newBuilder();
+          if (!request.getIncludeTasks()) {
+            out.getGroupBuilder().setDone(looks.incrementAndGet() > 1).setTotal(members.length);
+            return out.build();
+          }
+          int page = request.getPageToken().isEmpty() ? 0 : Integer.parseInt(request.getPageToken());
+          out.getGroupBuilder().addTasks(FakeGateway.state(members[page]));
+          if (page + 1 < members.length) out.setNextPageToken("" + (page + 1));
+          return out.build();
+        };
+  }
+
+  @Test
+  void theResultsOfAGroupAreReadPageByPage() {
+    group(TASK_STATUS_SUCCESS, TASK_STATUS_SUCCESS, TASK_STATUS_SUCCESS);
+    assertEquals(List.of(2L, 2L, 2L), client.group("g").results(Duration.ofSeconds(10)));
+  }
+
+  @Test
+  void theFirstMemberOfAGroupThatFailedIsThrown() {
+    group(TASK_STATUS_SUCCESS, TaskStatus.TASK_STATUS_CANCELLED, TaskStatus.TASK_STATUS_FAILURE);
+    assertThrows(TaskCancelledException.class, () -> client.group("g").results());
+  }
+
+  @Test
+  void aMemberThatHasExpiredIsNotTakenForAResult() {
+    group(TASK_STATUS_SUCCESS, TaskStatus.TASK_STATUS_UNSPECIFIED);
+    RpcException error = assertThrows(RpcException.class, () -> client.group("g").results());
+    assertEquals("TASK_NOT_FOUND", error.reason());
+  }
+
+  @Test
+  void aGroupIsCancelled() {
+    gateway.onCancelGroup =
+        request -> {
+          assertEquals("g enough", request.getGroupId() + " " + request.getReason());
+          return CancelGroupResponse.newBuilder().setCancelledCount(3).build();
+        };
+    assertEquals(3, client.group("g").cancel("enough"));
+  }
+
   // ---- Watch ------------------------------------------------------------------
 
   @Test
@@ -321,7 +372,9 @@ class ClientTest {
           if (calls.size() == 1) {
             out.onNext(news(TASK_STATUS_PENDING));
             out.onNext(
-                WatchStateResponse.newBuilder().setKeepalive(Keepalive.getDefaultInstance()).build());
+                WatchStateResponse.newBuilder()
+                    .setKeepalive(Keepalive.getDefaultInstance())
+                    .build());
             out.onNext(news(TASK_STATUS_STARTED));
             out.onError(FakeGateway.error(Code.UNAVAILABLE, "DRAINING"));
           } else {

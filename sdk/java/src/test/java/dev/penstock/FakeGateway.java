@@ -5,7 +5,11 @@ import com.google.protobuf.Message;
 import com.google.rpc.ErrorInfo;
 import dev.penstock.v1.BatchSendTasksRequest;
 import dev.penstock.v1.BatchSendTasksResponse;
+import dev.penstock.v1.CancelGroupRequest;
+import dev.penstock.v1.CancelGroupResponse;
 import dev.penstock.v1.GatewayServiceGrpc;
+import dev.penstock.v1.GetGroupStateRequest;
+import dev.penstock.v1.GetGroupStateResponse;
 import dev.penstock.v1.GetStateRequest;
 import dev.penstock.v1.GetStateResponse;
 import dev.penstock.v1.SendTaskRequest;
@@ -46,6 +50,8 @@ final class FakeGateway extends GatewayServiceGrpc.GatewayServiceImplBase implem
   Function<Integer, SendTaskResponse> onSend = n -> accepted("t");
 
   BiConsumer<GetStateRequest, StreamObserver<GetStateResponse>> onGetState;
+  Function<GetGroupStateRequest, GetGroupStateResponse> onGetGroupState;
+  Function<CancelGroupRequest, CancelGroupResponse> onCancelGroup;
   Function<BatchSendTasksRequest, BatchSendTasksResponse> onBatch;
   BiConsumer<WatchStateRequest, StreamObserver<WatchStateResponse>> onWatch;
   Function<StreamObserver<StreamTasksResponse>, StreamObserver<StreamTasksRequest>> onStream;
@@ -108,7 +114,8 @@ final class FakeGateway extends GatewayServiceGrpc.GatewayServiceImplBase implem
     com.google.rpc.Status.Builder out =
         com.google.rpc.Status.newBuilder().setCode(code.value()).setMessage("text");
     if (!reason.isEmpty()) {
-      out.addDetails(Any.pack(ErrorInfo.newBuilder().setReason(reason).putMetadata("k", "v").build()));
+      ErrorInfo info = ErrorInfo.newBuilder().setReason(reason).putMetadata("k", "v").build();
+      out.addDetails(Any.pack(info));
     }
     for (Message detail : details) out.addDetails(Any.pack(detail));
     return out.build();
@@ -138,6 +145,19 @@ final class FakeGateway extends GatewayServiceGrpc.GatewayServiceImplBase implem
   @Override
   public void getState(GetStateRequest request, StreamObserver<GetStateResponse> out) {
     onGetState.accept(request, out);
+  }
+
+  @Override
+  public void getGroupState(
+      GetGroupStateRequest request, StreamObserver<GetGroupStateResponse> out) {
+    out.onNext(onGetGroupState.apply(request));
+    out.onCompleted();
+  }
+
+  @Override
+  public void cancelGroup(CancelGroupRequest request, StreamObserver<CancelGroupResponse> out) {
+    out.onNext(onCancelGroup.apply(request));
+    out.onCompleted();
   }
 
   @Override

@@ -31,6 +31,8 @@ class RetryRuleTest {
   void repeatsWhatMayPass() {
     assertTrue(RetryRule.mayRepeat(error(Code.UNAVAILABLE, "DRAINING")));
     assertTrue(RetryRule.mayRepeat(full(Duration.ZERO)));
+    // What a C++ server says to calls that reach it while it shuts down.
+    assertTrue(RetryRule.mayRepeat(error(Code.CANCELLED, "")));
     assertTrue(RetryRule.mayRepeat(error(Code.DEADLINE_EXCEEDED, "CONFIRM_TIMEOUT")));
   }
 
