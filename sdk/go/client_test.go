@@ -31,7 +31,7 @@ func TestASendIsRepeatedUnderOneRequestID(t *testing.T) {
 	fake := startFake(t)
 	fake.onSend = func(n int) error {
 		return []error{refuse(codes.Unavailable, BrokerNack), refuse(codes.DeadlineExceeded, ConfirmTimeout),
-			refuse(codes.Aborted, GroupPartiallySent), nil, nil}[n]
+			refuse(codes.Aborted, GroupPartiallySent), status.Error(codes.Canceled, "CANCELLED"), nil, nil}[n]
 	}
 	client := newTestClient(t, fake.address)
 	task, err := client.Send(testContext(t), "add", 1)
@@ -42,15 +42,15 @@ func TestASendIsRepeatedUnderOneRequestID(t *testing.T) {
 		t.Fatal(err)
 	}
 	sends := seen(fake, &fake.sends)
-	if len(sends) != 5 {
+	if len(sends) != 6 {
 		t.Fatalf("%d calls", len(sends))
 	}
-	for _, send := range sends[:4] {
+	for _, send := range sends[:5] {
 		if send.RequestId == "" || send.RequestId != sends[0].RequestId {
 			t.Errorf("request ids %q and %q", sends[0].RequestId, send.RequestId)
 		}
 	}
-	if sends[4].RequestId == sends[0].RequestId {
+	if sends[5].RequestId == sends[0].RequestId {
 		t.Error("two calls have one request id")
 	}
 }

@@ -121,6 +121,10 @@ func (e *Error) mayPass() bool {
 	switch e.Code {
 	case codes.Unavailable:
 		return true
+	case codes.Canceled:
+		// Not by the caller, whose context is looked at: a gateway's gRPC ends calls
+		// so that reach it in the moment in which it stops.
+		return e.Reason == ""
 	case codes.ResourceExhausted:
 		return e.RetryDelay > 0
 	case codes.DeadlineExceeded:
