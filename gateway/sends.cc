@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "queue/ids.h"
+#include "queue/waker.h"
 
 namespace penstock {
 namespace {
@@ -74,6 +75,7 @@ void Submit(Lifecycle& lifecycle, BatchSend call, Submission submission,
   batch->results = std::move(call.results);
   batch->done = std::move(done);
   batch->open = call.tasks.size();
+  WakeLater later;
   for (size_t i = 0; i < call.tasks.size(); ++i) {
     TaskCall& task = call.tasks[i];
     lifecycle.SubmitTask(

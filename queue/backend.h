@@ -259,6 +259,10 @@ class Backend {
   virtual void TakeBack(std::vector<std::string> task_ids, std::string nonce,
                         Callback<bool> done) = 0;
 
+  // Whether PENDING stands and no mark does; it costs a tenth of a Begin. False:
+  // something else, or this backend does not say.
+  virtual void IsPending(std::string task_id, Callback<bool> done) = 0;
+
   virtual void Begin(BeginRequest request, Callback<BeginAnswer> done) = 0;
   virtual void Finish(FinishRequest request, Callback<FinishAnswer> done) = 0;
 

@@ -49,9 +49,11 @@ class SystemEnvironment final : public Environment {
     const SteadyTime due =
         std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(delay);
     absl::MutexLock lock(&mu_);
-    timers_.push_back({due, next_number_++, std::move(task)});
+    const uint64_t number = next_number_++;
+    timers_.push_back({due, number, std::move(task)});
     std::push_heap(timers_.begin(), timers_.end(), RunsLater);
-    changed_.Signal();
+    // For any other one the thread wakes early enough.
+    if (timers_.front().number == number) changed_.Signal();
   }
 
  private:

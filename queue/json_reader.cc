@@ -189,10 +189,8 @@ bool JsonReader::NextMember(std::string* key) {
   SkipSpace();
   const size_t begin = at_;
   if (Peek() != '"') return Fail("no member name");
-  if (const size_t end = EndOfPlainText(text_, begin + 1);
-      end < text_.size() && text_[end] == '"') {
-    key->assign(text_, begin + 1, end - begin - 1);  // nearly always
-    at_ = end + 1;
+  if (std::string_view name; TakePlainString(&name)) {
+    key->assign(name);
     SkipSpace();
     return TakeChar(':', "no ':'");
   }
@@ -214,6 +212,19 @@ bool JsonReader::NextElement() {
     return false;
   }
   return first || TakeChar(',', "no ',' or ']'");
+}
+
+bool JsonReader::TakePlainString(std::string_view* out) {
+  if (!status_.ok()) return false;
+  SkipSpace();
+  if (Peek() != '"') return false;
+  const size_t begin = at_ + 1;
+  const size_t end = EndOfPlainText(text_, begin);
+  if (end == text_.size() || text_[end] != '"') return false;
+  *out = text_.substr(begin, end - begin);
+  at_ = end + 1;
+  entered_ = false;
+  return true;
 }
 
 std::string_view JsonReader::Skip() {

@@ -37,6 +37,11 @@ class JsonReader {
   bool NextMember(std::string* key);
   bool NextElement();
 
+  // Consumes the next value if it is a string without escapes, as nearly all are:
+  // its text without the quotes, good as long as what is read. False: nothing was
+  // consumed.
+  bool TakePlainString(std::string_view* out);
+
   // Consumes the next value; its text as it stands, empty after an error.
   std::string_view Skip();
 

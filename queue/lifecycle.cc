@@ -102,8 +102,13 @@ struct Lifecycle::Core {
         requests(&scope),
         dead_letters(&scope, &submitter, &requests) {}
 
-  void BeginRun(const Task& task, const std::string& queue, std::string worker,
-                Callback<BeginVerdict> done);
+  void BeginRun(std::shared_ptr<const Task> task, std::string queue,
+                std::string worker, Begins how, Callback<BeginVerdict> done);
+  void BeginRecorded(std::shared_ptr<const Task> task, std::string queue,
+                     std::string worker, BeginVerdict verdict,
+                     Callback<BeginVerdict> done);
+  BeginRequest RequestOf(const Task& task, const BeginVerdict& begun,
+                         std::string worker);
   void Begun(const Task& task, const std::string& queue, BeginVerdict verdict,
              BeginAnswer answer, Callback<BeginVerdict> done);
   void NothingToRun(Callback<BeginVerdict> done, absl::Status status) {
@@ -207,68 +212,106 @@ void Lifecycle::DeleteDead(std::string queue, std::string task_id,
 
 // One that has expired begins only if it had begun before: then this is another
 // delivery of a run that was cut short.
-void Lifecycle::Begin(const Task& task, const std::string& queue,
-                      std::string worker, Callback<BeginVerdict> done) {
+void Lifecycle::Begin(std::shared_ptr<const Task> task, std::string queue,
+                      std::string worker, Begins how,
+                      Callback<BeginVerdict> done) {
   Core* core = core_.get();
-  const std::optional<absl::Time> expiry = ExpiryOf(task);
+  const std::optional<absl::Time> expiry = ExpiryOf(*task);
   const absl::Time now = core->scope.environment->Now();
-  if (!expiry.has_value() || now < *expiry || AttemptOf(task) > 1) {
-    core->BeginRun(task, queue, std::move(worker), std::move(done));
+  if (!expiry.has_value() || now < *expiry || AttemptOf(*task) > 1) {
+    core->BeginRun(std::move(task), std::move(queue), std::move(worker), how,
+                   std::move(done));
     return;
   }
-  TaskState expired{.task_id = task.id,
-                    .task_name = task.name,
+  TaskState expired{.task_id = task->id,
+                    .task_name = task->name,
                     .status = Status::kFailure,
                     .error = ExpiryText(*expiry),
                     .create_time = now,
-                    .group_id = task.group_id,
+                    .group_id = task->group_id,
                     .error_type = std::string(kErrorExpired),
                     .finish_time = now};
   core->scope.backend->Abandon(
-      expired, FinalTtl(core->scope, task),
+      expired, FinalTtl(core->scope, *task),
       core->scope.Guard<bool>(
-          [core, task, queue, expired, worker = std::move(worker),
+          [core, task, queue = std::move(queue), expired, how,
+           worker = std::move(worker),
            done = std::move(done)](absl::StatusOr<bool> ended) mutable {
             if (!ended.ok()) {
               std::move(done)(ended.status());
             } else if (*ended) {
               core->continuation.Follow(
-                  task, expired,
+                  *task, expired,
                   [core, done = std::move(done)](absl::Status status) mutable {
                     core->NothingToRun(std::move(done), std::move(status));
                   });
             } else {
-              core->BeginRun(task, queue, std::move(worker), std::move(done));
+              core->BeginRun(std::move(task), std::move(queue),
+                             std::move(worker), how, std::move(done));
             }
           }));
 }
 
-void Lifecycle::Core::BeginRun(const Task& task, const std::string& queue,
-                               std::string worker,
-                               Callback<BeginVerdict> done) {
-  Core* core = this;
-  const LifecycleOptions& options = core->scope.options;
-  BeginVerdict verdict{.run = core->scope.environment->NewUuid(),
-                       .start_time = core->scope.environment->Now()};
-  TaskState started{.task_id = task.id,
-                    .task_name = task.name,
-                    .status = Status::kStarted,
-                    .create_time = verdict.start_time,
-                    .attempt = AttemptOf(task),
-                    .run = verdict.run,
-                    .worker = std::move(worker),
-                    .group_id = task.group_id,
-                    .start_time = verdict.start_time};
-  core->scope.backend->Begin(
-      {.started = std::move(started),
-       .ttl = options.pending_expire_in,
-       .final_ttl = FinalTtl(core->scope, task),
-       .max_begins = options.max_begins},
-      core->scope.Guard<BeginAnswer>(
-          [core, task, queue, verdict = std::move(verdict),
+BeginRequest Lifecycle::Core::RequestOf(const Task& task,
+                                        const BeginVerdict& begun,
+                                        std::string worker) {
+  return {.started = {.task_id = task.id,
+                      .task_name = task.name,
+                      .status = Status::kStarted,
+                      .create_time = begun.start_time,
+                      .attempt = AttemptOf(task),
+                      .run = begun.run,
+                      .worker = std::move(worker),
+                      .group_id = task.group_id,
+                      .start_time = begun.start_time},
+          .ttl = scope.options.pending_expire_in,
+          .final_ttl = FinalTtl(scope, task),
+          .max_begins = scope.options.max_begins};
+}
+
+void Lifecycle::Core::BeginRun(std::shared_ptr<const Task> task,
+                               std::string queue, std::string worker,
+                               Begins how, Callback<BeginVerdict> done) {
+  BeginVerdict verdict{.run = scope.environment->NewUuid(),
+                       .start_time = scope.environment->Now()};
+  if (how == Begins::kRecorded) {
+    BeginRecorded(std::move(task), std::move(queue), std::move(worker),
+                  std::move(verdict), std::move(done));
+    return;
+  }
+  std::string id = task->id;
+  scope.backend->IsPending(
+      std::move(id),
+      scope.Guard<bool>([core = this, task = std::move(task),
+                         queue = std::move(queue), worker = std::move(worker),
+                         verdict = std::move(verdict), done = std::move(done)](
+                            absl::StatusOr<bool> pending) mutable {
+        if (pending.ok() && *pending) {
+          verdict.recorded = false;
+          std::move(done)(std::move(verdict));
+        } else if (absl::IsCancelled(pending.status())) {
+          std::move(done)(pending.status());
+        } else {
+          core->BeginRecorded(std::move(task), std::move(queue),
+                              std::move(worker), std::move(verdict),
+                              std::move(done));
+        }
+      }));
+}
+
+void Lifecycle::Core::BeginRecorded(std::shared_ptr<const Task> task,
+                                    std::string queue, std::string worker,
+                                    BeginVerdict verdict,
+                                    Callback<BeginVerdict> done) {
+  BeginRequest request = RequestOf(*task, verdict, std::move(worker));
+  scope.backend->Begin(
+      std::move(request),
+      scope.Guard<BeginAnswer>(
+          [core = this, task = std::move(task), queue = std::move(queue),
+           verdict = std::move(verdict),
            done = std::move(done)](absl::StatusOr<BeginAnswer> answer) mutable {
             if (answer.ok()) {
-              core->Begun(task, queue, std::move(verdict), *std::move(answer),
+              core->Begun(*task, queue, std::move(verdict), *std::move(answer),
                           std::move(done));
             } else if (IsTransient(answer.status()) ||
                        absl::IsCancelled(answer.status())) {
@@ -277,11 +320,22 @@ void Lifecycle::Core::BeginRun(const Task& task, const std::string& queue,
               // The backend refuses this id for good: nothing can be recorded
               // under it.
               core->BuryDelivery(
-                  EncodeTask(task), queue, answer.status().ToString(),
+                  EncodeTask(*task), queue, answer.status().ToString(),
                   [core, done = std::move(done)](absl::Status status) mutable {
                     core->NothingToRun(std::move(done), std::move(status));
                   });
             }
+          }));
+}
+
+void Lifecycle::RecordBegin(const Task& task, const BeginVerdict& begun,
+                            std::string worker, Callback<bool> done) {
+  core_->scope.backend->Begin(
+      core_->RequestOf(task, begun, std::move(worker)),
+      core_->scope.Guard<BeginAnswer>(
+          [done = std::move(done)](absl::StatusOr<BeginAnswer> answer) mutable {
+            if (!answer.ok()) return std::move(done)(answer.status());
+            std::move(done)(answer->kind == BeginAnswer::kRun);
           }));
 }
 

@@ -100,6 +100,7 @@ struct BeginVerdict {
   } kind = kRun;
   std::string run;
   absl::Time start_time;
+  bool recorded = true;  // with kRun; false: RecordBegin, if it runs on
 };
 
 // What became of an outcome.
@@ -182,8 +183,17 @@ class Lifecycle {
 
   // The delivery of `task` begins on `worker`. UNAVAILABLE when the backend
   // cannot be reached: this one does not repeat; pause and return the delivery.
-  void Begin(const Task& task, const std::string& queue, std::string worker,
-             Callback<BeginVerdict> done);
+  // kMayDefer: a task that stands at PENDING may be left so, for a handler that
+  // takes some milliseconds. Not for what was delivered before: it may be what
+  // its workers die of, and each begin must count.
+  enum class Begins { kRecorded, kMayDefer };
+  void Begin(std::shared_ptr<const Task> task, std::string queue,
+             std::string worker, Begins how, Callback<BeginVerdict> done);
+
+  // A run that Begin has not recorded turns out to be longer: it is STARTED from
+  // now on. One try; false when it cannot be: another run or end stands.
+  void RecordBegin(const Task& task, const BeginVerdict& begun,
+                   std::string worker, Callback<bool> done);
 
   // The run of `task` that Begin named ended with `outcome`.
   void Finish(Task task, BeginVerdict begun, std::string worker,

@@ -1,5 +1,5 @@
-// The queue between threads, and the one threading primitive of Penstock: any
-// thread puts, one thread takes everything at once. Batches come from queueing
+// The queue between threads, and the threading primitive of Penstock: any thread
+// puts, one thread takes everything at once. Batches come from queueing
 // in front of the owner: while it works on one, the next gathers.
 
 #ifndef PENSTOCK_QUEUE_MAILBOX_H_
@@ -52,26 +52,6 @@ class Mailbox {
     mu_.AwaitWithDeadline(absl::Condition(this, &Mailbox::Ready), deadline);
     taken.swap(items_);
     return taken;
-  }
-
-  // Waits for one item; false when the mailbox is closed and empty. For many
-  // takers (the runners of a worker).
-  bool WaitAndTakeOne(T& item) {
-    absl::MutexLock lock(&mu_);
-    mu_.Await(absl::Condition(this, &Mailbox::Ready));
-    if (items_.empty()) return false;
-    item = std::move(items_.front());
-    items_.erase(items_.begin());
-    return true;
-  }
-
-  // The same without waiting: false when there is nothing.
-  bool TakeOne(T& item) {
-    absl::MutexLock lock(&mu_);
-    if (items_.empty()) return false;
-    item = std::move(items_.front());
-    items_.erase(items_.begin());
-    return true;
   }
 
   // No more puts; what is inside can still be taken.

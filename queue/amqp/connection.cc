@@ -1,5 +1,5 @@
 // See connection.h. Everything runs on the owner's thread, but for
-// SocketGuard's watch (the environment's) and Waker::Signal (any).
+// SocketGuard's watch (the environment's).
 
 #include "queue/amqp/connection.h"
 
@@ -15,7 +15,6 @@
 #include <openssl/ssl.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -208,31 +207,6 @@ absl::StatusOr<AmqpAddress> ParseAmqpUrl(absl::string_view url,
         "the broker's URL has no port from 1 to 65535 behind the host's colon");
   }
   return address;
-}
-
-Waker::Waker() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
-  // Without a descriptor at the very start nothing here can work.
-  if (fd_ < 0) abort();
-}
-
-Waker::~Waker() { close(fd_); }
-
-void Waker::Signal() {
-  const uint64_t one = 1;
-  // A full counter is a signal too.
-  (void)!write(fd_, &one, sizeof(one));
-}
-
-void Waker::Drain() {
-  uint64_t count;
-  (void)!read(fd_, &count, sizeof(count));
-}
-
-void Waker::Sleep(absl::Duration duration) {
-  pollfd fds{.fd = fd_, .events = POLLIN, .revents = 0};
-  const auto ms = absl::ToInt64Milliseconds(duration) + 1;
-  poll(&fds, 1, static_cast<int>(std::clamp<int64_t>(ms, 0, 60'000)));
-  Drain();
 }
 
 std::shared_ptr<SocketGuard> SocketGuard::Make(Environment* environment) {

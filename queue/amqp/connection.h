@@ -3,7 +3,7 @@
 // without an end, so the owner writes only when the socket has room, and a
 // SocketGuard lets another thread end what hangs.
 //
-// Threads: everything is the owner's, but for SocketGuard and Waker. Story:
+// Threads: everything is the owner's, but for SocketGuard. Story:
 // docs/architecture.md section 9.
 
 #ifndef PENSTOCK_QUEUE_AMQP_CONNECTION_H_
@@ -27,6 +27,7 @@
 #include "absl/time/time.h"
 #include "queue/environment.h"
 #include "queue/tls.h"
+#include "queue/waker.h"
 
 namespace penstock {
 
@@ -53,25 +54,6 @@ absl::StatusOr<AmqpAddress> ParseAmqpUrl(absl::string_view url,
 
 // UNAVAILABLE, BROKER_UNAVAILABLE: all that can go wrong with a connection.
 absl::Status BrokerUnavailable(absl::string_view text);
-
-// Wakes an owner that sleeps in poll(). Signal is thread-safe.
-class Waker {
- public:
-  Waker();
-  ~Waker();
-  Waker(const Waker&) = delete;
-  Waker& operator=(const Waker&) = delete;
-
-  void Signal();
-  void Drain();
-  int fd() const { return fd_; }
-
-  // Owner: sleeps until a signal or for `duration`, and takes the signal.
-  void Sleep(absl::Duration duration);
-
- private:
-  const int fd_;
-};
 
 // The handle by which other threads end an owner's blocked call. It holds a
 // duplicate of the socket, so a number that the library has closed and the

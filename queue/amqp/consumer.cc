@@ -276,6 +276,7 @@ void AmqpConsumer::CompleteStop() {
 }
 
 absl::Status AmqpConsumer::ReadFrames() {
+  WakeLater later;
   for (int i = 0; i < kFramesPerTurn; ++i) {
     const absl::StatusOr<const amqp_frame_t*> next = connection_->NextFrame();
     if (!next.ok()) return next.status();

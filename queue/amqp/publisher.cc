@@ -297,6 +297,7 @@ void AmqpPublisher::TakeMail() {
 }
 
 absl::Status AmqpPublisher::ReadFrames() {
+  WakeLater later;
   for (int i = 0; i < kFramesPerTurn; ++i) {
     const absl::StatusOr<const amqp_frame_t*> next = connection_->NextFrame();
     if (!next.ok()) return next.status();

@@ -140,6 +140,17 @@ class MemoryBackend : public Backend, public MemoryKeys {
     Complete(std::move(done), all_gone);
   }
 
+  void IsPending(std::string task_id, Callback<bool> done) override {
+    bool pending = false;
+    {
+      absl::MutexLock lock(&mu_);
+      const TaskState* state = states_.Find(task_id, Now());
+      pending = state != nullptr && state->status == Status::kPending &&
+                marks_.Find(task_id, Now()) == nullptr;
+    }
+    Complete(std::move(done), pending);
+  }
+
   void Begin(BeginRequest request, Callback<BeginAnswer> done) override {
     BeginAnswer answer;
     {

@@ -9,7 +9,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -203,13 +202,6 @@ absl::StatusOr<RedisAddress> ReadUrl(std::string_view url,
 
 // ---- the protocol ----------------------------------------------------------
 
-void AppendCommand(const std::vector<std::string>& words, std::string* out) {
-  absl::StrAppend(out, "*", words.size(), "\r\n");
-  for (const std::string& word : words) {
-    absl::StrAppend(out, "$", word.size(), "\r\n", word, "\r\n");
-  }
-}
-
 RedisReply FromHiredis(const redisReply& from) {
   RedisReply reply;
   switch (from.type) {
@@ -277,15 +269,13 @@ RedisConnection::RedisConnection(Options options, Environment* environment)
     : options_(std::move(options)),
       environment_(environment),
       server_(options_.address.Name()),
-      wake_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
-      mailbox_([this] { Wake(); }),
+      mailbox_([this] { waker_.Signal(); }),
       thread_([this](std::stop_token stop) { Run(std::move(stop)); }) {}
 
 RedisConnection::~RedisConnection() {
   Stop();
   while (FailLeftovers()) {
   }
-  close(wake_fd_);
 }
 
 void RedisConnection::Send(RedisCommand command) {
@@ -295,7 +285,7 @@ void RedisConnection::Send(RedisCommand command) {
 
 void RedisConnection::Stop() {
   thread_.request_stop();
-  Wake();
+  waker_.Signal();
   if (thread_.joinable()) thread_.join();
 }
 
@@ -382,9 +372,9 @@ absl::Status RedisConnection::ConnectTo(const addrinfo& target,
   int error = connect(fd, target.ai_addr, target.ai_addrlen) == 0 ? 0 : errno;
   while (error == EINPROGRESS && !stop.stop_requested() &&
          SteadyNow() < deadline) {
-    pollfd waiting[] = {{fd, POLLOUT, 0}, {wake_fd_, POLLIN, 0}};
+    pollfd waiting[] = {{fd, POLLOUT, 0}, {waker_.fd(), POLLIN, 0}};
     poll(waiting, 2, PollTimeout(deadline));
-    DrainWake();
+    waker_.Drain();
     if (waiting[0].revents != 0) {
       socklen_t size = sizeof error;
       getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
@@ -419,9 +409,9 @@ absl::Status RedisConnection::Handshake(std::stop_token stop,
     const bool full = out_written_ < out_.size();
     pollfd waiting[] = {
         {fd_, static_cast<short>(full ? POLLIN | POLLOUT : POLLIN), 0},
-        {wake_fd_, POLLIN, 0}};
+        {waker_.fd(), POLLIN, 0}};
     poll(waiting, 2, PollTimeout(deadline));
-    DrainWake();
+    waker_.Drain();
     auto received = Receive(chunk, sizeof chunk);
     if (!received.ok()) return received.status();
     bytes = *received;
@@ -447,8 +437,8 @@ void RedisConnection::Greet() {
     greetings.push_back({"SUBSCRIBE", options_.channel});
   }
   greetings_due_ = greetings.size();
-  for (auto& words : greetings) {
-    Enqueue({.words = std::move(words)}, /*greeting=*/true);
+  for (const auto& words : greetings) {
+    Enqueue({.words = words}, words[0]);
   }
 }
 
@@ -480,7 +470,7 @@ absl::Status RedisConnection::Serve(std::stop_token stop) {
   while (!stop.stop_requested()) {
     if (ready_) {
       for (RedisCommand& command : mailbox_.Take()) {
-        Enqueue(std::move(command), /*greeting=*/false);
+        Enqueue(std::move(command));
       }
     }
     absl::Status status = WriteOut();
@@ -489,9 +479,9 @@ absl::Status RedisConnection::Serve(std::stop_token stop) {
     const bool full = out_written_ < out_.size();
     pollfd waiting[] = {
         {fd_, static_cast<short>(full ? POLLIN | POLLOUT : POLLIN), 0},
-        {wake_fd_, POLLIN, 0}};
+        {waker_.fd(), POLLIN, 0}};
     poll(waiting, 2, PollTimeout(NextDeadline()));
-    if (waiting[1].revents != 0) DrainWake();
+    if (waiting[1].revents != 0) waker_.Drain();
     // Read before the deadline is looked at: this process may have slept, not
     // the server.
     if ((waiting[0].revents & ~POLLOUT) != 0) {
@@ -504,11 +494,11 @@ absl::Status RedisConnection::Serve(std::stop_token stop) {
   return absl::OkStatus();
 }
 
-void RedisConnection::Enqueue(RedisCommand command, bool greeting) {
-  AppendCommand(command.words, &commands_);
+void RedisConnection::Enqueue(RedisCommand command, std::string greeting) {
+  commands_ += command.words.wire();
   // Only a script may have to be sent again.
-  if (command.script == nullptr && !greeting) command.words.clear();
-  pending_.push_back({std::move(command), SteadyNow(), greeting});
+  if (command.script == nullptr) command.words = {};
+  pending_.push_back({std::move(command), SteadyNow(), std::move(greeting)});
 }
 
 absl::Status RedisConnection::WriteOut() {
@@ -571,6 +561,7 @@ absl::Status RedisConnection::OnBytes(std::string_view bytes) {
     return Unavailable("the server speaks TLS at this port: use rediss://");
   }
   redisReaderFeed(reader_, bytes.data(), bytes.size());
+  WakeLater later;
   while (true) {
     void* raw = nullptr;
     if (redisReaderGetReply(reader_, &raw) != REDIS_OK) {
@@ -595,7 +586,7 @@ absl::Status RedisConnection::OnReply(RedisReply reply) {
   }
   Pending pending = std::move(pending_.front());
   pending_.pop_front();
-  if (pending.greeting) return OnGreeting(pending.command.words[0], reply);
+  if (!pending.greeting.empty()) return OnGreeting(pending.greeting, reply);
 
   RedisCommand& command = pending.command;
   if (reply.kind != RedisReply::kError) {
@@ -603,10 +594,9 @@ absl::Status RedisConnection::OnReply(RedisReply reply) {
     return absl::OkStatus();
   }
   if (command.script != nullptr && absl::StartsWith(reply.text, "NOSCRIPT")) {
-    command.words[0] = "EVAL";
-    command.words[1] = command.script->body;
+    command.words = command.words.AsEval(*command.script);
     command.script = nullptr;
-    Enqueue(std::move(command), /*greeting=*/false);
+    Enqueue(std::move(command));
     return absl::OkStatus();
   }
   if (!Passing(reply.text)) {
@@ -632,7 +622,7 @@ absl::Duration RedisConnection::NextDeadline() const {
 absl::Status RedisConnection::CheckDeadline() {
   if (SteadyNow() < NextDeadline()) return absl::OkStatus();
   if (pending_.empty()) {
-    Enqueue({.words = {"PING"}}, /*greeting=*/false);
+    Enqueue({.words = {"PING"}});
     return absl::OkStatus();
   }
   return Unavailable(absl::StrCat(
@@ -685,21 +675,8 @@ void RedisConnection::BackOff(std::stop_token stop) {
   pause *= 0.5 + environment_->Random() / 2;
   const absl::Duration end = SteadyNow() + pause;
   while (!stop.stop_requested() && SteadyNow() < end) {
-    pollfd waiting = {wake_fd_, POLLIN, 0};
-    poll(&waiting, 1, PollTimeout(end));
-    DrainWake();
+    waker_.Sleep(end - SteadyNow());
   }
-}
-
-void RedisConnection::Wake() {
-  const uint64_t one = 1;
-  // It can only fail when the counter is full, and then it wakes anyway.
-  [[maybe_unused]] const ssize_t n = write(wake_fd_, &one, sizeof one);
-}
-
-void RedisConnection::DrainWake() {
-  uint64_t count = 0;
-  [[maybe_unused]] const ssize_t n = read(wake_fd_, &count, sizeof count);
 }
 
 absl::Status RedisConnection::HungUp(absl::string_view what) const {

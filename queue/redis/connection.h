@@ -28,7 +28,9 @@
 #include "queue/environment.h"
 #include "queue/mailbox.h"
 #include "queue/redis/scripts.h"
+#include "queue/redis/words.h"
 #include "queue/tls.h"
+#include "queue/waker.h"
 
 struct addrinfo;
 struct redisReader;
@@ -70,7 +72,7 @@ struct RedisReply {
 //                  command may have taken place), or cannot serve at present
 //   INTERNAL       the server refused the command
 struct RedisCommand {
-  std::vector<std::string> words;
+  RedisWords words;
   // Words are EVALSHA and its arguments: sent again, whole, when the server
   // does not know the script.
   const RedisScript* script = nullptr;
@@ -114,7 +116,7 @@ class RedisConnection {
   struct Pending {
     RedisCommand command;
     absl::Duration sent;  // on the steady clock
-    bool greeting = false;
+    std::string greeting;  // its first word; empty: the command is a caller's
   };
 
   void Run(std::stop_token stop);
@@ -129,7 +131,7 @@ class RedisConnection {
   absl::Status Serve(std::stop_token stop);
 
   void Greet();
-  void Enqueue(RedisCommand command, bool greeting);
+  void Enqueue(RedisCommand command, std::string greeting = "");
   absl::Status WriteOut();
   absl::Status ReadIn();
   // The bytes that have arrived, in `chunk`; empty: none yet.
@@ -144,8 +146,6 @@ class RedisConnection {
   void FailWaiting(const absl::Status& why);
   void LogLost(const absl::Status& why);
   void BackOff(std::stop_token stop);
-  void Wake();
-  void DrainWake();
   absl::Status Unavailable(absl::string_view what) const;
   // The same, for a server that hangs up: before the greeting's end one side
   // may expect TLS where the other does not.
@@ -155,7 +155,7 @@ class RedisConnection {
   Options options_;
   Environment* const environment_;
   const std::string server_;  // its address, for messages
-  const int wake_fd_;
+  Waker waker_;  // synchronises itself
 
   // Synchronises itself.
   Mailbox<RedisCommand> mailbox_;

@@ -100,16 +100,30 @@ Words DeadKeys(const std::string& queue) {
 
 // ---- texts -----------------------------------------------------------------
 
-// A state as the scripts take it: they put the record's create time in between.
-std::array<std::string, 3> SplitAtCreateTime(const TaskState& state) {
-  constexpr std::string_view kMember = "\"CreatedAt\":\"";
-  const std::string text = EncodeState(state);
-  // The last one: a result may hold any JSON.
-  const size_t begin = text.rfind(kMember) + kMember.size();
-  const size_t end = text.find('"', begin);
-  return {text.substr(0, begin), text.substr(begin, end - begin),
-          text.substr(end)};
-}
+// A state as the scripts take it, in three pieces: they put the record's create
+// time in between.
+class SplitState {
+ public:
+  explicit SplitState(const TaskState& state) : text_(EncodeState(state)) {
+    constexpr std::string_view kMember = "\"CreatedAt\":\"";
+    // The last one: a result may hold any JSON.
+    begin_ = text_.rfind(kMember) + kMember.size();
+    end_ = text_.find('"', begin_);
+  }
+
+  std::string_view head() const { return View().substr(0, begin_); }
+  std::string_view created() const {
+    return View().substr(begin_, end_ - begin_);
+  }
+  std::string_view tail() const { return View().substr(end_); }
+
+ private:
+  std::string_view View() const { return text_; }
+
+  const std::string text_;
+  size_t begin_;
+  size_t end_;
+};
 
 absl::StatusOr<TaskState> ReadState(const std::string& id,
                                     const std::string& text) {
@@ -298,6 +312,14 @@ absl::Status Unexpected(absl::string_view what) {
   return Internal(absl::StrCat("redis: unexpected answer: ", what));
 }
 
+// `reply` has a state and its mark. A name or a value that holds this text has
+// a backslash in it.
+absl::StatusOr<bool> IsUnmarkedPending(const RedisReply& reply) {
+  if (reply.elements.size() != 2) return Unexpected("its size");
+  return absl::StrContains(reply.elements[0].text, "\"State\":\"PENDING\"") &&
+         reply.elements[1].kind == RedisReply::kNil;
+}
+
 // The answer {word, state} of Begin, Finish and Continue. `kinds` names the
 // words.
 template <typename Answer>
@@ -364,12 +386,20 @@ class Gather {
   Callback<std::vector<RedisReply>> done_;
 };
 
-RedisCommand ScriptCommand(const RedisScript& script, Words keys, Words args,
-                           Callback<RedisReply> done) {
-  Words words = {"EVALSHA", script.sha1, absl::StrCat(keys.size())};
-  words.reserve(words.size() + keys.size() + args.size());
-  std::move(keys.begin(), keys.end(), std::back_inserter(words));
-  std::move(args.begin(), args.end(), std::back_inserter(words));
+using Arguments = std::initializer_list<std::string_view>;
+
+RedisCommand ScriptCommand(const RedisScript& script, const Words& keys,
+                           Arguments args, Callback<RedisReply> done) {
+  RedisWords words(script, keys, args.size());
+  for (std::string_view arg : args) words.Add(arg);
+  return {
+      .words = std::move(words), .script = &script, .done = std::move(done)};
+}
+
+RedisCommand ScriptCommand(const RedisScript& script, const Words& keys,
+                           const Words& args, Callback<RedisReply> done) {
+  RedisWords words(script, keys, args.size());
+  for (const std::string& arg : args) words.Add(arg);
   return {
       .words = std::move(words), .script = &script, .done = std::move(done)};
 }
@@ -438,12 +468,18 @@ class RedisBackend : public Backend {
             });
   }
 
+  void IsPending(std::string task_id, Callback<bool> done) override {
+    Words keys = TaskKeys(task_id);
+    operations_.Send({.words = {"MGET", std::move(keys[0]), std::move(keys[1])},
+                      .done = Reading(std::move(done), IsUnmarkedPending)});
+  }
+
   void Begin(BeginRequest request, Callback<BeginAnswer> done) override {
     TaskState& started = request.started;
     started.begins = 1;  // the script counts on from the record
-    auto [head, created, tail] = SplitAtCreateTime(started);
+    const SplitState state(started);
     Run(Scripts().begin, TaskKeys(started.task_id),
-        {std::move(head), std::move(created), std::move(tail),
+        {state.head(), state.created(), state.tail(),
          absl::StrCat(started.attempt), started.run,
          absl::StrCat(request.max_begins), Seconds(request.ttl),
          Seconds(request.final_ttl)},
@@ -460,12 +496,12 @@ class RedisBackend : public Backend {
 
   void Finish(FinishRequest request, Callback<FinishAnswer> done) override {
     const TaskState& outcome = request.outcome;
-    auto [head, created, tail] = SplitAtCreateTime(outcome);
+    const SplitState state(outcome);
     const absl::Duration ttl =
         IsFinal(outcome.status) ? request.final_ttl : request.ttl;
     Run(Scripts().finish, TaskKeys(outcome.task_id),
-        {std::move(head), std::move(created), std::move(tail),
-         std::string(StatusName(outcome.status)), absl::StrCat(outcome.attempt),
+        {state.head(), state.created(), state.tail(),
+         StatusName(outcome.status), absl::StrCat(outcome.attempt),
          outcome.run, Seconds(ttl), Seconds(request.final_ttl)},
         Reading(std::move(done), [id = outcome.task_id](
                                      const RedisReply& reply) {
@@ -500,18 +536,18 @@ class RedisBackend : public Backend {
 
   void Abandon(TaskState failure, absl::Duration ttl,
                Callback<bool> done) override {
-    auto [head, created, tail] = SplitAtCreateTime(failure);
+    const SplitState state(failure);
     Run(Scripts().abandon, TaskKeys(failure.task_id),
-        {std::move(head), std::move(created), std::move(tail),
+        {state.head(), state.created(), state.tail(),
          absl::StrCat("\"Error\":", JsonString(failure.error)), Seconds(ttl)},
         Reading(std::move(done), IsOne));
   }
 
   void Cancel(TaskState cancelled, absl::Duration final_ttl,
               Callback<CancelAnswer> done) override {
-    auto [head, created, tail] = SplitAtCreateTime(cancelled);
+    const SplitState state(cancelled);
     Run(Scripts().cancel, TaskKeys(cancelled.task_id),
-        {std::move(head), std::move(created), std::move(tail), cancelled.run,
+        {state.head(), state.created(), state.tail(), cancelled.run,
          Seconds(final_ttl)},
         Reading(std::move(done),
                 [id = cancelled.task_id](const RedisReply& reply) {
@@ -1023,10 +1059,13 @@ class RedisBackend : public Backend {
         std::move(args), Reading(std::move(done), ReadPending));
   }
 
-  void Run(const RedisScript& script, Words keys, Words args,
+  void Run(const RedisScript& script, const Words& keys, Arguments args,
            Callback<RedisReply> done) {
-    operations_.Send(ScriptCommand(script, std::move(keys), std::move(args),
-                                   std::move(done)));
+    operations_.Send(ScriptCommand(script, keys, args, std::move(done)));
+  }
+  void Run(const RedisScript& script, const Words& keys, const Words& args,
+           Callback<RedisReply> done) {
+    operations_.Send(ScriptCommand(script, keys, args, std::move(done)));
   }
 
   // Sends all at once; `done` gets the replies in order, or the first error.

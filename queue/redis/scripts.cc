@@ -78,10 +78,9 @@ local function let_live(key, ttl)
   end
 end
 
--- The state that stands. A mark over one that is not final turns it back into
--- the FAILURE that was written with the mark.
-local function standing(final_ttl)
-  local text = redis.call('GET', KEYS[1])
+-- The state that stands, where `text` is recorded. A mark over one that is not
+-- final turns it back into the FAILURE that was written with the mark.
+local function standing_over(text, final_ttl)
   if is_final(text) then return text end
   local mark = redis.call('GET', KEYS[2])
   if not mark then return text end
@@ -89,6 +88,10 @@ local function standing(final_ttl)
   let_live(KEYS[2], final_ttl)
   hint()
   return mark
+end
+
+local function standing(final_ttl)
+  return standing_over(redis.call('GET', KEYS[1]), final_ttl)
 end
 )lua";
 
@@ -158,7 +161,7 @@ local run = ARGV[6]
 if is_final(before) and run ~= '' and run_of(before) == run then
   return {'written', ''}
 end
-local old = standing(ARGV[8])
+local old = standing_over(before, ARGV[8])
 if is_final(old) then return {'final', old} end
 if ARGV[4] == 'RETRY' and old then
   local writer = run_of(old)
@@ -223,7 +226,7 @@ local before = redis.call('GET', KEYS[1])
 if is_final(before) and run_of(before) == ARGV[4] then
   return {'cancelled', before}
 end
-local old = standing(ARGV[5])
+local old = standing_over(before, ARGV[5])
 if not old then return {'unknown', ''} end
 if is_final(old) then return {'final', old} end
 local state = state_of(old)

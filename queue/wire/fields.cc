@@ -49,11 +49,11 @@ bool FieldReader::TakeNull() {
 
 bool FieldReader::Expect(std::string_view field, JsonKind kind,
                          std::string_view expected) {
-  if (!ok() || TakeNull()) return false;
+  if (!ok()) return false;
   const JsonKind found = json_.Kind();
   if (found == kind) return true;
-  if (found == JsonKind::kNone) {
-    json_.Skip();  // says what is not JSON here
+  if (found == JsonKind::kNull || found == JsonKind::kNone) {
+    json_.Skip();  // of no kind: says what is not JSON here
     return false;
   }
   Fail(field, absl::StrCat("found ", View(KindName(found)), ", expected ",
@@ -74,6 +74,10 @@ bool FieldReader::EnterArray(std::string_view field) {
 }
 
 void FieldReader::Read(std::string_view field, std::string* out) {
+  if (std::string_view plain; ok() && json_.TakePlainString(&plain)) {
+    out->assign(plain);
+    return;
+  }
   if (!Expect(field, JsonKind::kString, "a string")) return;
   if (auto text = ParseJsonString(json_.Skip())) *out = *std::move(text);
 }

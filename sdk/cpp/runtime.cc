@@ -5,6 +5,7 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/base/call_once.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "queue/policy.h"
@@ -74,6 +75,7 @@ Runtime::Runtime(World world, Handlers handlers, RuntimeOptions options)
     : world_(world),
       handlers_(std::move(handlers)),
       options_(std::move(options)),
+      typical_run_(options_.typical_run),
       refreshed_(world.environment->Now()) {}
 
 absl::Status Runtime::Start(ConsumeOptions consume) {
@@ -208,6 +210,11 @@ std::shared_ptr<Runtime::Run> Runtime::NextToBeginLocked() {
     run->attempt = AttemptOf(taken.task);
     run->handler = &*handlers_.find(taken.task.name);
     run->first = std::move(taken);
+    // Short ones end before a record of their begin would be of use.
+    if (typical_run_ < kShortRun && !run->first.redelivered &&
+        run->attempt == 1) {
+      run->begins = Lifecycle::Begins::kMayDefer;
+    }
     ++begun_;
     runs_.emplace(run->id, run);
     return run;
@@ -224,8 +231,8 @@ void Runtime::BeginMore() {
     }
     if (run == nullptr) return;
     Outside([&] {
-      world_.lifecycle->Begin(run->first.task, run->first.queue,
-                              options_.worker_id,
+      world_.lifecycle->Begin({run, &run->first.task}, run->first.queue,
+                              options_.worker_id, run->begins,
                               [self = shared_from_this(),
                                run](absl::StatusOr<BeginVerdict> verdict) {
                                 self->OnBegun(run, std::move(verdict));
@@ -253,12 +260,12 @@ void Runtime::OnBegun(const std::shared_ptr<Run>& run,
 
 void Runtime::RunTasks() {
   std::shared_ptr<Run> run;
-  while (ready_.WaitAndTakeOne(run)) RunTask(run);
+  while (ready_.WaitAndTake(run)) RunTask(run);
 }
 
 void Runtime::RunOneTask() {
   std::shared_ptr<Run> run;
-  if (ready_.TakeOne(run)) RunTask(run);
+  if (ready_.Take(run)) RunTask(run);
 }
 
 void Runtime::RunTask(const std::shared_ptr<Run>& run) {
@@ -267,7 +274,9 @@ void Runtime::RunTask(const std::shared_ptr<Run>& run) {
   {
     absl::MutexLock lock(&mu_);
     run->run_time = start;
+    run->recorded = run->begun.recorded;
   }
+  if (!run->begun.recorded) PlanRecording();
   if (auto timeout = TimeoutOf(taken.task)) {
     WatchDeadline(run, start + *timeout);
   }
@@ -275,13 +284,22 @@ void Runtime::RunTask(const std::shared_ptr<Run>& run) {
   if (hooks.before_task) hooks.before_task(taken.task);
   Context context = MakeContext(taken.task, taken.queue, taken.redelivered,
                                 run->stop.get_token());
-  const std::shared_ptr<ProgressReport> progress = MakeProgress(*run);
-  context.report_progress = [progress](double fraction, std::string_view line) {
-    progress->Set(fraction, line);
+  // Most handlers report none.
+  struct OnDemand {
+    absl::once_flag made;
+    std::shared_ptr<ProgressReport> report;
+  };
+  const auto progress = std::make_shared<OnDemand>();
+  context.report_progress = [self = shared_from_this(), run, progress](
+                                double fraction, std::string_view line) {
+    absl::call_once(progress->made,
+                    [&] { progress->report = self->MakeProgress(run); });
+    if (progress->report != nullptr) progress->report->Set(fraction, line);
   };
   absl::StatusOr<Results> results =
       CallHandler(run->handler->second, context, taken.task.args);
-  progress->Close();
+  absl::call_once(progress->made, [] {});  // from here on there is none to make
+  if (progress->report != nullptr) progress->report->Close();
   bool given_up;
   {
     absl::MutexLock lock(&mu_);
@@ -311,7 +329,8 @@ void Runtime::RunTask(const std::shared_ptr<Run>& run) {
   BeginMore();
 }
 
-std::shared_ptr<ProgressReport> Runtime::MakeProgress(const Run& run) {
+std::shared_ptr<ProgressReport> Runtime::MakeProgress(
+    const std::shared_ptr<Run>& run) {
   return std::make_shared<ProgressReport>(ProgressReport::World{
       .now = [self = shared_from_this()] {
         absl::Time now = absl::InfinitePast();
@@ -325,13 +344,65 @@ std::shared_ptr<ProgressReport> Runtime::MakeProgress(const Run& run) {
             });
           },
       .write =
-          [self = shared_from_this(), id = run.id, run_id = run.begun.run](
-              TaskProgress progress, Callback<bool> done) {
+          [self = shared_from_this(), run](TaskProgress progress,
+                                           Callback<bool> done) {
+            self->RecordBegin(run);  // only a task that is STARTED has progress
             self->Outside([&] {
               self->world_.lifecycle->SetProgress(
-                  id, run_id, std::move(progress), std::move(done));
+                  run->id, run->begun.run, std::move(progress),
+                  std::move(done));
             });
           }});
+}
+
+// ---- handlers that run for longer than was expected
+
+void Runtime::PlanRecording() {
+  {
+    absl::MutexLock lock(&mu_);
+    if (std::exchange(recording_planned_, true)) return;
+  }
+  Outside([&] {
+    world_.environment->RunAfter(kShortRun, [weak = weak_from_this()] {
+      if (auto self = weak.lock()) self->RecordLongRuns();
+    });
+  });
+}
+
+void Runtime::RecordLongRuns() {
+  const absl::Time now = world_.environment->Now();
+  std::vector<std::shared_ptr<Run>> due;
+  bool others = false;
+  {
+    absl::MutexLock lock(&mu_);
+    recording_planned_ = false;
+    for (const auto& [id, run] : runs_) {
+      if (run->recorded || run->finish_sent) continue;
+      if (now - run->run_time >= kShortRun) {
+        due.push_back(run);
+      } else {
+        others |= run->run_time != absl::InfiniteFuture();
+      }
+    }
+  }
+  for (const std::shared_ptr<Run>& run : due) RecordBegin(run);
+  if (others) PlanRecording();
+}
+
+// Not after the handler's end: the record would stand over the outcome.
+void Runtime::RecordBegin(const std::shared_ptr<Run>& run) {
+  std::optional<Task> task;
+  {
+    absl::MutexLock lock(&mu_);
+    if (run->recorded || run->finish_sent) return;
+    run->recorded = true;
+    task = run->first.task;
+  }
+  Outside([&] {
+    // Whatever it says, Finish will find it again.
+    world_.lifecycle->RecordBegin(*task, run->begun, options_.worker_id,
+                                  [](absl::StatusOr<bool>) {});
+  });
 }
 
 void Runtime::OnFinished(const std::shared_ptr<Run>& run,
@@ -596,7 +667,7 @@ absl::Status Runtime::Drain(absl::Duration deadline) {
   });
   Return(returned);
   ready_.Close();
-  for (const std::shared_ptr<Run>& run : ready_.Take()) {
+  for (std::shared_ptr<Run> run; ready_.Take(run);) {
     EndRun(run, End::kGiveBack);
   }
 

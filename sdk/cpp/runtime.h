@@ -31,8 +31,8 @@
 #include "queue/broker.h"
 #include "queue/environment.h"
 #include "queue/lifecycle.h"
-#include "queue/mailbox.h"
 #include "queue/task.h"
+#include "sdk/cpp/ready_queue.h"
 
 namespace penstock {
 
@@ -47,6 +47,7 @@ struct RuntimeOptions {
   absl::Duration refresh_every = absl::Hours(1);  // states of running tasks
   absl::Duration drain_grace = absl::Seconds(1);
   absl::Duration timeout_grace = absl::Seconds(1);
+  absl::Duration typical_run = absl::Seconds(1);  // until there is experience
   WorkerHooks hooks;
 };
 
@@ -98,6 +99,7 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
     int attempt = 1;
     const Handlers::value_type* handler = nullptr;  // name and handler
     std::stop_source stop;                          // synchronises itself
+    Lifecycle::Begins begins = Lifecycle::Begins::kRecorded;
 
     // --- of the step that is under way
     Taken first;  // the delivery; Finish takes the task out of it
@@ -105,6 +107,7 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
 
     // --- guarded by mu_
     absl::Time run_time = absl::InfiniteFuture();  // its handler's start
+    bool recorded = true;                    // its begin is, or was sent to be
     bool warned = false;                           // that it runs for long
     bool timed_out = false;
     bool finish_sent = false;
@@ -121,7 +124,10 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   void BeginMore();
   void OnBegun(const std::shared_ptr<Run>& run, absl::StatusOr<BeginVerdict> verdict);
   void RunTask(const std::shared_ptr<Run>& run);
-  std::shared_ptr<ProgressReport> MakeProgress(const Run& run);
+  std::shared_ptr<ProgressReport> MakeProgress(const std::shared_ptr<Run>& run);
+  void PlanRecording();
+  void RecordLongRuns();
+  void RecordBegin(const std::shared_ptr<Run>& run);
   void OnFinished(const std::shared_ptr<Run>& run,
                   absl::StatusOr<FinishVerdict> verdict);
 
@@ -161,7 +167,7 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   const RuntimeOptions options_;
 
   // --- synchronise themselves
-  Mailbox<std::shared_ptr<Run>> ready_;  // begun, for the runners
+  ReadyQueue<std::shared_ptr<Run>> ready_;  // begun, for the runners
 
   absl::Mutex gate_;  // taken for reading while the world is called
   std::unique_ptr<Consumer> consumer_ ABSL_GUARDED_BY(gate_);
@@ -178,12 +184,13 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   std::multimap<absl::Time, std::weak_ptr<Run>> deadlines_
       ABSL_GUARDED_BY(mu_);
   absl::Time next_look_ ABSL_GUARDED_BY(mu_) = absl::InfiniteFuture();
+  bool recording_planned_ ABSL_GUARDED_BY(mu_) = false;
   // Given up, with the handler still at it.
   std::vector<std::shared_ptr<Run>> stuck_ ABSL_GUARDED_BY(mu_);
   // Besides runs_: being buried, passed on, or ended.
   int in_hand_ ABSL_GUARDED_BY(mu_) = 0;
   // A sliding mean of how long a handler runs.
-  absl::Duration typical_run_ ABSL_GUARDED_BY(mu_) = absl::Seconds(1);
+  absl::Duration typical_run_ ABSL_GUARDED_BY(mu_);
   absl::Time refreshed_ ABSL_GUARDED_BY(mu_);
   bool paused_ ABSL_GUARDED_BY(mu_) = false;
   bool draining_ ABSL_GUARDED_BY(mu_) = false;

@@ -84,7 +84,8 @@ class World {
   BeginVerdict Begin(const std::string& prefix, int number) {
     BeginVerdict begun;
     bool is_begun = false;
-    lifecycle_.Begin(Add(prefix, number), "machinery_tasks", "worker",
+    lifecycle_.Begin(std::make_shared<const Task>(Add(prefix, number)),
+                     "machinery_tasks", "worker", Lifecycle::Begins::kMayDefer,
                      [&](absl::StatusOr<BeginVerdict> answer) {
                        is_begun = answer.ok() &&
                                   answer->kind == BeginVerdict::kRun;

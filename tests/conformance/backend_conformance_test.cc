@@ -731,6 +731,24 @@ TEST_P(BackendTest, BeginOverEveryRecordedState) {
   }
 }
 
+TEST_P(BackendTest, OnlyPendingIsPending) {
+  for (Recorded recorded :
+       {Recorded::kNothing, Recorded::kPending, Recorded::kStarted1,
+        Recorded::kStarted2, Recorded::kRetry, Recorded::kSuccess,
+        Recorded::kFailure, Recorded::kAbandoned}) {
+    SCOPED_TRACE(Name(recorded));
+    const std::string id =
+        Id(absl::StrCat("task", static_cast<int>(recorded)));
+    ASSERT_NO_FATAL_FAILURE(Arrange(id, recorded));
+    const auto before = Get(id);
+    const auto pending = Await<bool>(
+        [&](auto done) { backend_->IsPending(id, std::move(done)); });
+    ASSERT_TRUE(pending.ok()) << pending.status();
+    EXPECT_EQ(*pending, recorded == Recorded::kPending);
+    EXPECT_EQ(Get(id), before);
+  }
+}
+
 TEST_P(BackendTest, BeginKeepsCreateTimeAndNameOfTheRecord) {
   const std::string id = Id("task");
   Arrange(id, Recorded::kPending);

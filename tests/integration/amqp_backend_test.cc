@@ -634,7 +634,9 @@ TEST_F(AmqpBackendTest, AFailedLinkEndsTheRestOfItsChain) {
   const absl::StatusOr<Task> task = DecodeTask(delivery->body);
   ASSERT_TRUE(task.ok());
   const auto begun = Await<BeginVerdict>([&](auto done) {
-    lifecycle_->Begin(*task, options_.default_queue, "worker", std::move(done));
+    lifecycle_->Begin(std::make_shared<const Task>(*task),
+                      options_.default_queue, "worker",
+                      Lifecycle::Begins::kRecorded, std::move(done));
   });
   ASSERT_TRUE(begun.ok()) << begun.status();
   ASSERT_EQ(begun->kind, BeginVerdict::kRun);
@@ -656,7 +658,9 @@ TEST_F(AmqpBackendTest, AGoChordsMemberEndsWithoutItsCallback) {
   member.group_task_count = 1;
   member.chord_callback = EncodeTask({.id = NewId(), .name = "sum"});
   const auto begun = Await<BeginVerdict>([&](auto done) {
-    lifecycle_->Begin(member, options_.default_queue, "worker",
+    lifecycle_->Begin(std::make_shared<const Task>(member),
+                      options_.default_queue, "worker",
+                      Lifecycle::Begins::kRecorded,
                       std::move(done));
   });
   ASSERT_TRUE(begun.ok()) << begun.status();

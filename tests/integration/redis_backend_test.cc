@@ -510,6 +510,11 @@ TEST_F(RedisBackendTest, AMarkRestoresTheFailureThatGoOverwrote) {
     EXPECT_THAT(SecondsToLive("t"), AllOf(Ge(3'500), Le(3'600)));
 
     overwrite();
+    EXPECT_FALSE(Await<bool>([&](auto done) {
+                   backend_->IsPending("t", std::move(done));
+                 }).value());
+
+    overwrite();
     EXPECT_EQ(Finish(Success("t", 1, "run"))->recorded, failure);
     EXPECT_TRUE(restored());
 

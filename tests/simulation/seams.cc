@@ -81,6 +81,28 @@ class SimBackend : public Backend {
              });
   }
 
+  void IsPending(std::string id, Callback<bool> done) override {
+    Callback<bool> then = [this, done = std::move(done)](
+                              absl::StatusOr<bool> answer) mutable {
+      const bool runs = answer.ok() && *answer;
+      std::move(done)(std::move(answer));
+      if (runs) on_run_();
+    };
+    Op<bool>("IsPending", kWrites, {id}, std::move(then),
+             [this, id](Callback<bool> cb) {
+               const std::optional<TaskState> before = keys().Get(id);
+               real().IsPending(
+                   id, [this, id, before, cb = std::move(cb)](
+                           absl::StatusOr<bool> answer) mutable {
+                     // Asked of first attempts alone.
+                     if (answer.ok() && *answer) {
+                       world().history().MayRun(id, 1, before);
+                     }
+                     std::move(cb)(std::move(answer));
+                   });
+             });
+  }
+
   void Begin(BeginRequest request, Callback<BeginAnswer> done) override {
     const std::string id = request.started.task_id;
     Callback<BeginAnswer> then =

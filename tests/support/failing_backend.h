@@ -88,6 +88,11 @@ class FailingBackend : public Backend {
                       std::move(callback));
     });
   }
+  void IsPending(std::string task_id, Callback<bool> done) override {
+    Pass("IsPending", std::move(done), [&](auto callback) {
+      real_->IsPending(std::move(task_id), std::move(callback));
+    });
+  }
   void Begin(BeginRequest request, Callback<BeginAnswer> done) override {
     Pass("Begin", std::move(done), [&](auto callback) {
       real_->Begin(std::move(request), std::move(callback));

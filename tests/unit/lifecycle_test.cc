@@ -187,7 +187,7 @@ class LifecycleTest : public ::testing::Test {
       return;
     }
     lifecycle_->Begin(
-        *task, delivery.queue, "worker",
+        std::make_shared<const Task>(*task), delivery.queue, "worker", begins_,
         [this, task = *task, delivery](absl::StatusOr<BeginVerdict> verdict) {
           if (!verdict.ok()) return;
           if (verdict->kind == BeginVerdict::kDone) {
@@ -268,6 +268,7 @@ class LifecycleTest : public ::testing::Test {
   std::unique_ptr<Consumer> consumer_;
   std::map<std::string, std::function<Outcome(const Task&)>> handlers_;
   std::map<std::string, int> runs_;
+  Lifecycle::Begins begins_ = Lifecycle::Begins::kRecorded;
   bool hold_outcomes_ = false;
   int acks_ = 0;
   int crashes_ = 0;
@@ -595,6 +596,43 @@ TEST_F(LifecycleTest, ATaskWhoseWorkerDiedRunsAgain) {
   EXPECT_EQ(Seen("t"), "SUCCESS 2");
   EXPECT_EQ(runs_["t"], 2);
   EXPECT_EQ(State("t")->attempt, 1);
+}
+
+TEST_F(LifecycleTest, ABeginThatWasNotRecordedEndsAsAnyOther) {
+  begins_ = Lifecycle::Begins::kMayDefer;
+  ASSERT_TRUE(SendChain({Add("a", {1, 1}), Add("b", {3})}).ok());
+  hold_outcomes_ = true;  // it dies in the handler
+  StartWorker();
+  EXPECT_EQ(Seen("a"), "PENDING");
+  CrashWorker();
+  hold_outcomes_ = false;
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(Seen("a"), "SUCCESS 2");
+  EXPECT_EQ(Seen("b"), "SUCCESS 5");
+  EXPECT_EQ(State("b")->attempt, 1);
+}
+
+TEST_F(LifecycleTest, ADeferredBeginIsRecordedOnceAndNotOverAnEnd) {
+  ASSERT_TRUE(Send(Add("t", {1, 1})).ok());
+  const Task task = Add("t", {1, 1});
+  const BeginVerdict begun{.run = "run-1", .start_time = environment_.Now()};
+  std::vector<bool> recorded;
+  const auto record = [&] {
+    lifecycle_->RecordBegin(task, begun, "worker",
+                            [&](absl::StatusOr<bool> answer) {
+                              recorded.push_back(answer.value());
+                            });
+    environment_.RunDue();
+  };
+  record();
+  record();  // its first answer was lost
+  EXPECT_EQ(Seen("t"), "STARTED");
+  EXPECT_EQ(State("t")->begins, 1);
+  EXPECT_EQ(Cancel("t"), "cancelled");
+  record();
+  EXPECT_EQ(State("t")->status, Status::kFailure);
+  EXPECT_THAT(recorded, ElementsAre(true, true, false));
 }
 
 TEST_F(LifecycleTest, ADeathAfterTheOutcomeStillSendsTheNextLink) {

@@ -470,6 +470,109 @@ TEST_F(WorkerTest, ProgressIsSeenWhileTheTaskRuns) {
   worker_.reset();  // before what the hints use
 }
 
+// After many short ones the begin of a task is not recorded at once.
+class ShortTasksTest : public WorkerTest {
+ protected:
+  ~ShortTasksTest() override { worker_.reset(); }  // before what the hints use
+
+  // A worker that has seen short tasks, with one more handler.
+  template <typename Handler>
+  void StartAfterShortTasks(Handler handler) {
+    memory_->SubscribeHints([this](std::string_view) {
+      absl::MutexLock lock(&hints_mu_);
+      ++hints_;
+    });
+    Worker& worker = MakeWorker();
+    worker.Register("short", [] {});
+    worker.Register("handler", std::move(handler));
+    Start();
+    for (uint64_t tag = 1; tag <= kShort; ++tag) {
+      broker_.Deliver(MakeTask(absl::StrCat("short_", tag), "short"), tag);
+    }
+    broker_.AwaitAcks(kShort);
+  }
+
+  void DeliverPending(const std::string& id, bool redelivered = false) {
+    absl::Notification created;
+    memory_->CreatePending(
+        {{.state = {.task_id = id, .status = Status::kPending},
+          .ttl = absl::Hours(1)}},
+        [&](auto) { created.Notify(); });
+    created.WaitForNotification();
+    broker_.Deliver(MakeTask(id, "handler"), kShort + 1, redelivered);
+  }
+
+  // Looks again at each hint.
+  template <typename Found>
+  void AwaitState(const std::string& id, Found found) {
+    for (int seen = -1;;) {
+      {
+        const auto hinted = [&] { return hints_ != seen; };
+        absl::MutexLock lock(&hints_mu_);
+        hints_mu_.Await(absl::Condition(&hinted));
+        seen = hints_;
+      }
+      if (found(*StateOf(id))) return;
+    }
+  }
+
+  static bool IsStarted(const TaskState& state) {
+    return state.status == Status::kStarted;
+  }
+
+  static constexpr uint64_t kShort = 64;
+
+ private:
+  absl::Mutex hints_mu_;
+  int hints_ = 0;  // guarded by hints_mu_
+};
+
+TEST_F(ShortTasksTest, AShortTaskIsNotRecordedAsStarted) {
+  Status seen = Status::kUnknown;
+  StartAfterShortTasks([&](Context& context) {
+    seen = StateOf(context.task_id)->status;
+  });
+  DeliverPending("task_1");
+  broker_.AwaitAcks(kShort + 1);
+  EXPECT_EQ(seen, Status::kPending);
+  EXPECT_EQ(StateOf("task_1")->status, Status::kSuccess);
+  EXPECT_EQ(StateOf("task_1")->attempt, 1);
+}
+
+TEST_F(ShortTasksTest, OneThatRunsOnIs) {
+  Gate gate;
+  StartAfterShortTasks([&] { gate.Pass(); });
+  DeliverPending("task_1");
+  AwaitState("task_1", IsStarted);
+  gate.go.Notify();
+  broker_.AwaitAcks(kShort + 1);
+  EXPECT_EQ(StateOf("task_1")->status, Status::kSuccess);
+}
+
+TEST_F(ShortTasksTest, OneThatWasDeliveredBeforeIsAtOnce) {
+  Status seen = Status::kUnknown;
+  StartAfterShortTasks([&](Context& context) {
+    seen = StateOf(context.task_id)->status;
+  });
+  DeliverPending("task_1", /*redelivered=*/true);
+  broker_.AwaitAcks(kShort + 1);
+  EXPECT_EQ(seen, Status::kStarted);
+}
+
+TEST_F(ShortTasksTest, OneThatReportsProgressIs) {
+  Gate gate;
+  StartAfterShortTasks([&](Context& context) {
+    context.SetProgress(0.5, "half");
+    gate.Pass();
+  });
+  DeliverPending("task_1");
+  AwaitState("task_1", [](const TaskState& state) {
+    return state.progress.has_value() && IsStarted(state);
+  });
+  gate.go.Notify();
+  broker_.AwaitAcks(kShort + 1);
+}
+
 TEST_F(WorkerTest, AHandlerWhoseProgressIsNotKeptIsNotDisturbed) {
   backend_.FailNext("SetProgress", 1, FailingBackend::kDie);
   Worker& worker = MakeWorker();
@@ -584,10 +687,11 @@ TEST_F(WorkerTest, CopiesBeginAnewWhenTheRunWentStale) {
   absl::Notification begun;
   Task next = task;
   SetStringHeader(next, kAttemptHeader, "2");
-  other.Begin(next, "work", "another", [&](auto verdict) {
-    EXPECT_EQ(verdict.value().kind, BeginVerdict::kRun);
-    begun.Notify();
-  });
+  other.Begin(std::make_shared<const Task>(next), "work", "another",
+              Lifecycle::Begins::kRecorded, [&](auto verdict) {
+                EXPECT_EQ(verdict.value().kind, BeginVerdict::kRun);
+                begun.Notify();
+              });
   begun.WaitForNotification();
   gate.go.Notify();
 

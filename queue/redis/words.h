@@ -1,0 +1,42 @@
+// The words of a Redis command, as the server reads them: one string, written on
+// the thread that asks, so that the connection's has little left to do.
+
+#ifndef PENSTOCK_QUEUE_REDIS_WORDS_H_
+#define PENSTOCK_QUEUE_REDIS_WORDS_H_
+
+#include <cstddef>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "queue/redis/scripts.h"
+
+namespace penstock {
+
+class RedisWords {
+ public:
+  RedisWords() = default;
+  RedisWords(std::initializer_list<std::string_view> words);
+  RedisWords(const std::vector<std::string>& words);
+
+  // EVALSHA of `script`: `args` further words follow by Add.
+  RedisWords(const RedisScript& script, const std::vector<std::string>& keys,
+             size_t args);
+
+  void Add(std::string_view word);
+
+  const std::string& wire() const { return wire_; }
+
+  // Of an EVALSHA: the same as EVAL, with the whole script.
+  RedisWords AsEval(const RedisScript& script) const;
+
+ private:
+  void Begin(size_t words, size_t bytes);
+
+  std::string wire_;
+};
+
+}  // namespace penstock
+
+#endif  // PENSTOCK_QUEUE_REDIS_WORDS_H_
