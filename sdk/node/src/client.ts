@@ -147,9 +147,9 @@ export class Client {
       requestId: requestId(options), groupId, sendConcurrency,
       onFailure: onFailure && toTask(onFailure),
     }, options);
-    const last = new TaskHandle(this, answer.callbackTaskId, answer.replayed);
-    return new ChordHandle(
-      this, answer.groupId, answer.taskIds, last, answer.replayed);
+    const group = new GroupHandle(
+      this, answer.groupId, answer.taskIds, answer.replayed);
+    return new ChordHandle(this, answer.callbackTaskId, group);
   }
 
   /**

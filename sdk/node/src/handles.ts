@@ -176,10 +176,10 @@ export class ChainHandle extends TaskHandle {
   constructor(
     client: Client,
     /** All links, in order. */
-    readonly tasks: readonly TaskHandle[],
+    readonly links: readonly TaskHandle[],
     replayed: boolean,
   ) {
-    super(client, tasks[tasks.length - 1]!.id, replayed);
+    super(client, links[links.length - 1]!.id, replayed);
   }
 }
 
@@ -190,7 +190,7 @@ export class GroupHandle {
   /** @internal */
   constructor(
     /** @internal */
-    protected readonly client: Client,
+    private readonly client: Client,
     /** The id of the group. */
     readonly id: string,
     taskIds?: readonly string[],
@@ -277,20 +277,14 @@ export class GroupHandle {
   }
 }
 
-/** A chord that was sent: its group, and the callback. */
-export class ChordHandle extends GroupHandle {
+/** A chord that was sent: its callback, whose result is that of the chord. */
+export class ChordHandle extends TaskHandle {
   /** @internal */
   constructor(
-    client: Client, id: string, taskIds: readonly string[],
-    /** The callback; its result is that of the chord. */
-    readonly callback: TaskHandle,
-    replayed: boolean,
+    client: Client, callbackTaskId: string,
+    /** The members. Its state and its end are those of the callback, too. */
+    readonly group: GroupHandle,
   ) {
-    super(client, id, taskIds, replayed);
-  }
-
-  /** Waits for the result of the callback; see {@link TaskHandle.result}. */
-  result<T = Result>(options: WaitOptions = {}): Promise<T> {
-    return this.callback.result<T>(options);
+    super(client, callbackTaskId, group.replayed);
   }
 }

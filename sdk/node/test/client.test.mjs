@@ -295,6 +295,26 @@ test("a group that was sent elsewhere is asked for its members", async () => {
   await assert.rejects(group.states(), { code: "NOT_FOUND" });
 });
 
+test("a chain is its last link, and a chord its callback", async () => {
+  const value = { type: "bool", kind: { case: "boolValue", value: true } };
+  handlers.sendChain = () => ({ taskIds: ["a", "b"] });
+  handlers.sendChord = () =>
+    ({ groupId: "g", taskIds: ["a", "b"], callbackTaskId: "c", replayed: true });
+  handlers.getState = ({ taskId }) =>
+    ({ state: { taskId, status: SUCCESS, results: taskId > "a" ? [value] : [] } });
+  const tasks = [{ name: "x" }, { name: "y" }];
+  const chain = await client.sendChain(tasks);
+  assert.deepEqual(chain.links.map(({ id }) => id), ["a", "b"]);
+  assert.equal(chain.id, "b");
+  assert.equal(await chain.result(), true);
+  const chord = await client.sendChord(
+    tasks, { name: "z" }, { onFailure: { name: "f", id: "f" } });
+  assert.equal(asked.at(-1).onFailure.id, "f");
+  assert.deepEqual([chord.id, chord.group.id, chord.replayed], ["c", "g", true]);
+  assert.equal((await chord.group.tasks()).length, 2);
+  assert.equal(await chord.result(), true);
+});
+
 test("many tasks go in calls of 1,000, and those that are missing again", async () => {
   let calls = 0;
   handlers.batchSendTasks = ({ tasks }) => {

@@ -129,15 +129,15 @@ function actions(client) {
     chain: async (c) => outcome(await client.sendChain(c.tasks.map(task))),
     chord: async (c) => {
       const chord = await client.sendChord(c.tasks.map(task), task(c.callback));
-      return outcome(chord.callback);
+      return outcome(chord);
     },
     chord_on_failure: async (c) => {
       const onFailure = task(c.on_failure);
       const chord = await client.sendChord(
         c.tasks.map(task), task(c.callback), { onFailure });
-      await chord.wait({ timeoutMs: 20_000 });
+      await chord.group.wait({ timeoutMs: 20_000 });
       return {
-        callback: await outcome(chord.callback),
+        callback: await outcome(chord),
         on_failure: await outcome(client.task(onFailure.id)),
       };
     },
