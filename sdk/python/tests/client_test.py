@@ -40,6 +40,23 @@ class WithGateway(unittest.TestCase):
         self.addCleanup(self.client.close)
 
 
+CERTIFICATES = pathlib.Path()
+
+
+def setUpModule():  # pylint: disable=invalid-name
+    """Makes two certificates: before the first gRPC call, whose threads forbid a fork."""
+    global CERTIFICATES  # pylint: disable=global-statement
+    directory = tempfile.TemporaryDirectory()
+    unittest.addModuleCleanup(directory.cleanup)
+    CERTIFICATES = pathlib.Path(directory.name)
+    for name in ("ours", "other"):
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1",
+             "-subj", "/CN=gateway.test", "-addext", "subjectAltName=DNS:gateway.test",
+             "-keyout", CERTIFICATES / f"{name}.key", "-out", CERTIFICATES / f"{name}.pem"],
+            check=True, capture_output=True)
+
+
 class Calls(WithGateway):
     def test_repeats_are_one_call(self):
         self.gateway.answers = [
@@ -453,17 +470,9 @@ class Parts(unittest.TestCase):
 
 
 class WithTls(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        directory = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(directory.cleanup)
-        cls.path = pathlib.Path(directory.name)
-        for name in ("ours", "other"):
-            subprocess.run(
-                ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1",
-                 "-subj", "/CN=gateway.test", "-addext", "subjectAltName=DNS:gateway.test",
-                 "-keyout", cls.path / f"{name}.key", "-out", cls.path / f"{name}.pem"],
-                check=True, capture_output=True)
+    @property
+    def path(self):
+        return CERTIFICATES
 
     def serve(self, **more):
         pair = ((self.path / "ours.key").read_bytes(), (self.path / "ours.pem").read_bytes())
