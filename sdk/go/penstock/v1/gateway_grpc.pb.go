@@ -5,7 +5,9 @@
 // bad field; past 2.5 kB, which is what fits into a client's metadata, only how
 // many more), RESOURCE_EXHAUSTED TOO_MANY_IN_FLIGHT (google.rpc.RetryInfo says
 // when to try again), UNAVAILABLE BACKEND_UNAVAILABLE (Redis is away) and
-// UNAVAILABLE DRAINING (this gateway is stopping; another one takes the call).
+// UNAVAILABLE DRAINING (this gateway is stopping; another one takes the call). A
+// call that meets a gateway in the moment of its end gets CANCELLED without a
+// reason, from gRPC itself: it is to be taken as UNAVAILABLE.
 //
 // Any Send: OK means that every message was confirmed by the broker (a delayed
 // task: by Redis). FAILED_PRECONDITION QUEUE_NOT_FOUND: no queue takes the

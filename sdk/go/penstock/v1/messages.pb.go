@@ -36,7 +36,7 @@ const (
 	TaskStatus_TASK_STATUS_PENDING TaskStatus = 1
 	// A Go worker has taken it.
 	TaskStatus_TASK_STATUS_RECEIVED TaskStatus = 2
-	// Its handler runs.
+	// Its handler runs. Tasks of some milliseconds may end without it.
 	TaskStatus_TASK_STATUS_STARTED TaskStatus = 3
 	// A run failed; another one follows at next_attempt_time.
 	TaskStatus_TASK_STATUS_RETRY TaskStatus = 4
