@@ -92,7 +92,8 @@ func WithCallTimeout(timeout time.Duration) Option {
 
 // WithRetryBudget sets for how long after its first failure a call is repeated: with
 // pauses of 50 ms to 2 s, or as long as the gateway asks for. 0: never. Repeated is
-// what ends with UNAVAILABLE, with RESOURCE_EXHAUSTED and a time to try again, or with
+// what ends with UNAVAILABLE, or CANCELLED by a gateway that stops, with
+// RESOURCE_EXHAUSTED and a time to try again, or with
 // the reasons CONFIRM_TIMEOUT and GROUP_PARTIALLY_SENT. Default: 30 s.
 func WithRetryBudget(budget time.Duration) Option {
 	return func(o *options) { o.retryBudget = budget }
