@@ -166,7 +166,8 @@ func (f *fleet) environment() []string {
 		"PENSTOCK_DEFAULT_QUEUE="+f.server.queue,
 		"PENSTOCK_AMQP_EXCHANGE="+f.server.queue,
 		"PENSTOCK_AMQP_BINDING_KEY="+f.server.queue,
-		"PENSTOCK_RESULTS_EXPIRE_IN=600",
+		// A storm may wait for its rarest case for longer than ten minutes.
+		"PENSTOCK_RESULTS_EXPIRE_IN=3600",
 		"PENSTOCK_CONCURRENCY=8",
 		"INTEROP_RUNS="+filepath.Join(f.dir, "runs")), f.options.environment...)
 }

@@ -138,7 +138,7 @@ func newV2(options serverOptions) (machinery, error) {
 		Broker:          options.broker,
 		ResultBackend:   options.backend,
 		DefaultQueue:    options.queue,
-		ResultsExpireIn: 600,
+		ResultsExpireIn: 3600,
 		NoUnixSignals:   true,
 		AMQP: &v2config.AMQPConfig{
 			Exchange:         options.queue,
@@ -260,7 +260,7 @@ func newV1(options serverOptions) (machinery, error) {
 		Broker:          options.broker,
 		ResultBackend:   options.backend,
 		DefaultQueue:    options.queue,
-		ResultsExpireIn: 600,
+		ResultsExpireIn: 3600,
 		NoUnixSignals:   true,
 		AMQP: &v1config.AMQPConfig{
 			Exchange:         options.queue,
