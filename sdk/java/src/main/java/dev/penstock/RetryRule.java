@@ -23,6 +23,8 @@ final class RetryRule {
         return error.retryDelay().isPresent();
       case DEADLINE_EXCEEDED:
         return error.reason().equals("CONFIRM_TIMEOUT");
+      case ABORTED:
+        return error.reason().equals("GROUP_PARTIALLY_SENT");
       default:
         return false;
     }

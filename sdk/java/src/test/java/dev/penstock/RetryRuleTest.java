@@ -34,12 +34,14 @@ class RetryRuleTest {
     // What a C++ server says to calls that reach it while it shuts down.
     assertTrue(RetryRule.mayRepeat(error(Code.CANCELLED, "")));
     assertTrue(RetryRule.mayRepeat(error(Code.DEADLINE_EXCEEDED, "CONFIRM_TIMEOUT")));
+    assertTrue(RetryRule.mayRepeat(error(Code.ABORTED, "GROUP_PARTIALLY_SENT")));
   }
 
   @Test
   void doesNotRepeatTheRest() {
     assertFalse(RetryRule.mayRepeat(error(Code.RESOURCE_EXHAUSTED, "PAYLOAD_TOO_LARGE")));
     assertFalse(RetryRule.mayRepeat(error(Code.DEADLINE_EXCEEDED, "")));
+    assertFalse(RetryRule.mayRepeat(error(Code.ABORTED, "")));
     assertFalse(RetryRule.mayRepeat(error(Code.INVALID_ARGUMENT, "INVALID_FIELD")));
     assertFalse(RetryRule.mayRepeat(error(Code.ALREADY_EXISTS, "REQUEST_ID_REUSED")));
   }
