@@ -58,8 +58,10 @@ void Waker::Drain() {
 
 void Waker::Sleep(absl::Duration duration) {
   pollfd waiting{.fd = fd(), .events = POLLIN, .revents = 0};
-  const int64_t ms = absl::ToInt64Milliseconds(duration) + 1;
-  poll(&waiting, 1, static_cast<int>(std::clamp<int64_t>(ms, 0, 60'000)));
+  // Rounded up: the time is over when it returns. Owners look again anyway.
+  const int64_t ms =
+      absl::ToInt64Milliseconds(std::min(duration, absl::Minutes(1))) + 1;
+  poll(&waiting, 1, static_cast<int>(std::max<int64_t>(ms, 0)));
   Drain();
 }
 
