@@ -312,11 +312,16 @@ absl::Status Unexpected(absl::string_view what) {
   return Internal(absl::StrCat("redis: unexpected answer: ", what));
 }
 
-// `reply` has a state and its mark. A name or a value that holds this text has
-// a backslash in it.
+// `reply` has a state and its mark. As in the scripts the first member of this
+// name counts: before it are names, in which quotes have backslashes; behind it
+// results, which may hold any JSON.
 absl::StatusOr<bool> IsUnmarkedPending(const RedisReply& reply) {
   if (reply.elements.size() != 2) return Unexpected("its size");
-  return absl::StrContains(reply.elements[0].text, "\"State\":\"PENDING\"") &&
+  constexpr absl::string_view kState = "\"State\":\"";
+  const absl::string_view text = reply.elements[0].text;
+  const size_t at = text.find(kState);
+  return at != text.npos &&
+         absl::StartsWith(text.substr(at + kState.size()), "PENDING\"") &&
          reply.elements[1].kind == RedisReply::kNil;
 }
 
@@ -469,8 +474,8 @@ class RedisBackend : public Backend {
   }
 
   void IsPending(std::string task_id, Callback<bool> done) override {
-    Words keys = TaskKeys(task_id);
-    operations_.Send({.words = {"MGET", std::move(keys[0]), std::move(keys[1])},
+    const Words keys = TaskKeys(task_id);
+    operations_.Send({.words = {"MGET", keys[0], keys[1]},
                       .done = Reading(std::move(done), IsUnmarkedPending)});
   }
 

@@ -485,6 +485,16 @@ TEST_F(RedisBackendTest, ATaskThatGoFinishedIsFinal) {
   EXPECT_EQ(finished->recorded.run, "");
 }
 
+TEST_F(RedisBackendTest, AResultThatLooksLikeAStateIsNone) {
+  Cli({"SET", "t",
+       R"({"TaskUUID":"t","TaskName":"a","State":"SUCCESS","Results":[{"Type":)"
+       R"("map","Value":{"State":"PENDING"}}],"Error":"","CreatedAt":)"
+       R"("2026-11-21T23:18:35Z","TTL":0})"});
+  EXPECT_FALSE(Await<bool>([&](auto done) {
+                 backend_->IsPending("t", std::move(done));
+               }).value());
+}
+
 TEST_F(RedisBackendTest, ARetryIsWrittenOverAGoGhostsRecord) {
   ASSERT_EQ(Begin("t", 1, "run-1")->kind, BeginAnswer::kRun);
   Cli({"SET", "t", GoState("t", "STARTED")});
