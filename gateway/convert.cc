@@ -752,7 +752,7 @@ absl::StatusOr<TaskCall> Reader::ReadOne(const v1::Task& in,
   const absl::Status status = std::exchange(findings_, Findings{}).status();
   if (!status.ok()) return status;
   // Of the task alone: so it is the same one by whichever call it comes.
-  call.payload_hash = HashOf(in);
+  if (!in.id().empty() || intake_.repeats) call.payload_hash = HashOf(in);
   return call;
 }
 
@@ -951,7 +951,8 @@ absl::StatusOr<BatchCall> ReadBatchSendTasks(
   if (absl::Status status = reader.findings().status(); !status.ok()) {
     return status;
   }
-  BatchCall call{.payload_hash = HashOf(request)};
+  BatchCall call;
+  if (intake.repeats) call.payload_hash = HashOf(request);
   call.tasks.reserve(count);
   for (int i = 0; i < count; ++i) {
     call.tasks.push_back(

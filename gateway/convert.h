@@ -40,6 +40,7 @@ struct Intake {
   absl::Time now;              // delays count from here
   std::string default_queue;   // no id may be its name
   std::function<std::string()> new_uuid;
+  bool repeats = false;  // a repeat of the call gets the same ids from new_uuid
   // Becomes headers of every task that has no traceparent of its own. It is no
   // part of what a payload_hash is of: a repeat of a call has another span.
   TraceContext trace = {};
@@ -49,11 +50,11 @@ struct Intake {
 // the request as it came, before ids and delays were resolved.
 struct TaskCall {
   Task task;
-  std::string payload_hash;
+  std::string payload_hash;  // empty where no repeat can have this id
 };
 struct BatchCall {
   std::vector<absl::StatusOr<TaskCall>> tasks;  // as ReadSendTask answers
-  std::string payload_hash;
+  std::string payload_hash;  // empty without a request_id
 };
 struct ChainCall {
   std::vector<Task> links;

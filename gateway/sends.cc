@@ -40,6 +40,7 @@ Intake IntakeOf(Environment* environment, const std::string& default_queue,
   if (request_id.empty()) {
     intake.new_uuid = [environment] { return environment->NewUuid(); };
   } else {
+    intake.repeats = true;
     intake.new_uuid = [request_id, count = 0]() mutable {
       return NamedUuid(absl::StrCat("request\n", request_id, "\n", count++));
     };

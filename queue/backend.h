@@ -32,7 +32,8 @@ namespace penstock {
 // ---- task states ----------------------------------------------------------
 
 // A submission's claim on an id. `nonce` names the submission: only it may take
-// its PENDING back. `payload_hash` tells an equal repeat from another task.
+// its PENDING back. `payload_hash` tells an equal repeat from another task; empty:
+// no other submission can have this id, and none need be told apart from it.
 struct PendingRequest {
   TaskState state;  // PENDING
   std::string payload_hash;
@@ -67,11 +68,15 @@ struct BeginAnswer {
   TaskState recorded;
 };
 
+// A record as it was read: only the backend knows what is in it.
+using SeenPending = std::string;
+
 // `outcome` is SUCCESS, FAILURE or RETRY with attempt and run.
 struct FinishRequest {
   TaskState outcome;
   absl::Duration ttl;
   absl::Duration final_ttl;
+  SeenPending seen = {};  // if it stands still, it costs half; empty: not known
 };
 
 struct FinishAnswer {
@@ -254,14 +259,16 @@ class Backend {
   virtual void CreatePending(std::vector<PendingRequest> requests,
                              Callback<std::vector<PendingAnswer>> done) = 0;
 
-  // Takes PENDING back where it stands and is of `nonce`. True when none of the
-  // ids has a state any more.
+  // Takes PENDING back where it stands and is of `nonce` (empty: of a submission
+  // without a payload hash). True when none of the ids has a state any more.
   virtual void TakeBack(std::vector<std::string> task_ids, std::string nonce,
                         Callback<bool> done) = 0;
 
-  // Whether PENDING stands and no mark does; it costs a tenth of a Begin. False:
-  // something else, or this backend does not say.
-  virtual void IsPending(std::string task_id, Callback<bool> done) = 0;
+  // PENDING as it stands (for FinishRequest::seen), if it does and no mark; it
+  // costs a tenth of a Begin. nullopt: something else stands, or this backend does
+  // not say.
+  virtual void SeePending(std::string task_id,
+                          Callback<std::optional<SeenPending>> done) = 0;
 
   virtual void Begin(BeginRequest request, Callback<BeginAnswer> done) = 0;
   virtual void Finish(FinishRequest request, Callback<FinishAnswer> done) = 0;

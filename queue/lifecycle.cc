@@ -280,14 +280,16 @@ void Lifecycle::Core::BeginRun(std::shared_ptr<const Task> task,
     return;
   }
   std::string id = task->id;
-  scope.backend->IsPending(
+  scope.backend->SeePending(
       std::move(id),
-      scope.Guard<bool>([core = this, task = std::move(task),
+      scope.Guard<std::optional<SeenPending>>([core = this, task = std::move(task),
                          queue = std::move(queue), worker = std::move(worker),
                          verdict = std::move(verdict), done = std::move(done)](
-                            absl::StatusOr<bool> pending) mutable {
-        if (pending.ok() && *pending) {
+                            absl::StatusOr<std::optional<SeenPending>>
+                                pending) mutable {
+        if (pending.ok() && pending->has_value()) {
           verdict.recorded = false;
+          verdict.seen = **std::move(pending);
           std::move(done)(std::move(verdict));
         } else if (absl::IsCancelled(pending.status())) {
           std::move(done)(pending.status());
@@ -391,10 +393,13 @@ void Lifecycle::Finish(Task task, BeginVerdict begun, std::string worker,
                                  : final_ttl;
   auto shared = std::make_shared<const Task>(std::move(task));
   core->scope.Repeat<FinishAnswer>(
-      [core, record, ttl, final_ttl](Callback<FinishAnswer> cb) {
-        core->scope.backend->Finish(
-            {.outcome = record, .ttl = ttl, .final_ttl = final_ttl},
-            std::move(cb));
+      [core, record, ttl, final_ttl,
+       seen = std::move(begun.seen)](Callback<FinishAnswer> cb) {
+        core->scope.backend->Finish({.outcome = record,
+                                     .ttl = ttl,
+                                     .final_ttl = final_ttl,
+                                     .seen = seen},
+                                    std::move(cb));
       },
       [core, shared, record,
        done = std::move(done)](absl::StatusOr<FinishAnswer> answer) mutable {

@@ -51,7 +51,8 @@ struct NewGroup {
 
 // A call from a client, already validated, its ids all given.
 struct Submission {
-  // Equal for a repeat of the same call: see PendingRequest.
+  // Equal for a repeat of the same call. Empty, of one task only: nobody can
+  // repeat it, for its id was made at random for this call. See PendingRequest.
   std::string payload_hash;
   // When to give up; the confirm deadline is the earlier of this and 5 s.
   absl::Time deadline = absl::InfiniteFuture();
@@ -101,6 +102,7 @@ struct BeginVerdict {
   std::string run;
   absl::Time start_time;
   bool recorded = true;  // with kRun; false: RecordBegin, if it runs on
+  std::string seen;      // with kRun: Backend::SeePending's, for Finish
 };
 
 // What became of an outcome.

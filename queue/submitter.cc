@@ -353,8 +353,9 @@ void Submitter::TakeBack(CallPtr call, absl::Status why) {
           scope_->GuardDone([removed, why](absl::Status) { removed(why); }));
     }
   };
-  scope_->backend->TakeBack(call->AllIds(), call->nonce,
-                            scope_->Guard<bool>(std::move(taken_back)));
+  scope_->backend->TakeBack(
+      call->AllIds(), call->submission.payload_hash.empty() ? "" : call->nonce,
+      scope_->Guard<bool>(std::move(taken_back)));
 }
 
 // Nothing of the call was kept.

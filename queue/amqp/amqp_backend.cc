@@ -171,9 +171,10 @@ class AmqpBackend : public Backend {
   }
 
   // To read a state is to take it and put it back: no cheaper than a Begin.
-  void IsPending(std::string, Callback<bool> done) override {
+  void SeePending(std::string,
+                  Callback<std::optional<SeenPending>> done) override {
     environment_->RunAfter({}, [done = std::move(done)]() mutable {
-      std::move(done)(false);
+      std::move(done)(std::nullopt);
     });
   }
 

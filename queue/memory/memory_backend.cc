@@ -128,8 +128,8 @@ class MemoryBackend : public Backend, public MemoryKeys {
         TaskState* state = states_.Find(id, Now());
         if (state == nullptr) continue;
         Submit* submit = submits_.Find(id, Now());
-        if (state->status == Status::kPending && submit != nullptr &&
-            submit->nonce == nonce) {
+        if (state->status == Status::kPending &&
+            (submit == nullptr ? "" : submit->nonce) == nonce) {
           states_.Erase(id);
           submits_.Erase(id);
         } else {
@@ -140,15 +140,18 @@ class MemoryBackend : public Backend, public MemoryKeys {
     Complete(std::move(done), all_gone);
   }
 
-  void IsPending(std::string task_id, Callback<bool> done) override {
-    bool pending = false;
+  void SeePending(std::string task_id,
+                  Callback<std::optional<SeenPending>> done) override {
+    std::optional<SeenPending> pending;
     {
       absl::MutexLock lock(&mu_);
       const TaskState* state = states_.Find(task_id, Now());
-      pending = state != nullptr && state->status == Status::kPending &&
-                marks_.Find(task_id, Now()) == nullptr;
+      if (state != nullptr && state->status == Status::kPending &&
+          marks_.Find(task_id, Now()) == nullptr) {
+        pending.emplace();  // Finish looks for itself
+      }
     }
-    Complete(std::move(done), pending);
+    Complete(std::move(done), std::move(pending));
   }
 
   void Begin(BeginRequest request, Callback<BeginAnswer> done) override {
@@ -859,8 +862,10 @@ class MemoryBackend : public Backend, public MemoryKeys {
     const std::string id = request.state.task_id;
     TaskState* state = FindRestored(id, request.ttl);
     if (state == nullptr) {
-      submits_.Put(id, {request.payload_hash, request.nonce},
-                   Now() + request.ttl);
+      if (!request.payload_hash.empty()) {
+        submits_.Put(id, {request.payload_hash, request.nonce},
+                     Now() + request.ttl);
+      }
       Write(std::move(request.state), request.ttl);
       return PendingAnswer::kCreated;
     }

@@ -498,7 +498,10 @@ void RedisConnection::Enqueue(RedisCommand command, std::string greeting) {
   commands_ += command.words.wire();
   // Only a script may have to be sent again.
   if (command.script == nullptr) command.words = {};
-  pending_.push_back({std::move(command), SteadyNow(), std::move(greeting)});
+  RedisReply gathered;
+  if (command.replies > 1) gathered.elements.reserve(command.replies);
+  pending_.push_back({std::move(command), SteadyNow(), std::move(greeting),
+                      std::move(gathered)});
 }
 
 absl::Status RedisConnection::WriteOut() {
@@ -584,10 +587,27 @@ absl::Status RedisConnection::OnReply(RedisReply reply) {
   if (pending_.empty()) {
     return Unavailable(absl::StrCat("it spoke unasked: ", reply.text));
   }
-  Pending pending = std::move(pending_.front());
+  Pending& first = pending_.front();
+  if (first.command.replies > 1) {
+    RedisReply& gathered = first.gathered;
+    if (gathered.text.empty() && reply.kind == RedisReply::kError) {
+      gathered.text = reply.text;
+    }
+    gathered.elements.push_back(std::move(reply));
+    if (gathered.elements.size() < first.command.replies) {
+      return absl::OkStatus();
+    }
+    gathered.kind =
+        gathered.text.empty() ? RedisReply::kArray : RedisReply::kError;
+    reply = std::move(gathered);
+  }
+  Pending pending = std::move(first);
   pending_.pop_front();
   if (!pending.greeting.empty()) return OnGreeting(pending.greeting, reply);
+  return OnAnswer(std::move(pending), std::move(reply));
+}
 
+absl::Status RedisConnection::OnAnswer(Pending pending, RedisReply reply) {
   RedisCommand& command = pending.command;
   if (reply.kind != RedisReply::kError) {
     Complete(command, std::move(reply));

@@ -73,6 +73,9 @@ struct RedisReply {
 //   INTERNAL       the server refused the command
 struct RedisCommand {
   RedisWords words;
+  // More than one: `words` are so many commands. `done` gets an array of their
+  // replies, or the first error once all are there.
+  size_t replies = 1;
   // Words are EVALSHA and its arguments: sent again, whole, when the server
   // does not know the script.
   const RedisScript* script = nullptr;
@@ -117,6 +120,7 @@ class RedisConnection {
     RedisCommand command;
     absl::Duration sent;  // on the steady clock
     std::string greeting;  // its first word; empty: the command is a caller's
+    RedisReply gathered;   // of several commands: what has come
   };
 
   void Run(std::stop_token stop);
@@ -138,6 +142,7 @@ class RedisConnection {
   absl::StatusOr<std::string_view> Receive(char* chunk, size_t size);
   absl::Status OnBytes(std::string_view bytes);
   absl::Status OnReply(RedisReply reply);
+  absl::Status OnAnswer(Pending pending, RedisReply reply);
   absl::Status OnGreeting(const std::string& word, const RedisReply& reply);
   absl::Duration NextDeadline() const;
   absl::Status CheckDeadline();

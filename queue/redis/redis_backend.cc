@@ -100,6 +100,19 @@ Words DeadKeys(const std::string& queue) {
 
 // ---- texts -----------------------------------------------------------------
 
+// What stands between the quotes of the first member `name` of a state, whose
+// value is a string without quotes; nullopt: there is none.
+std::optional<std::string_view> MemberText(std::string_view state,
+                                           absl::string_view name) {
+  const std::string member = absl::StrCat("\"", name, "\":\"");
+  size_t begin = state.find(member);
+  if (begin == state.npos) return std::nullopt;
+  begin += member.size();
+  const size_t end = state.find('"', begin);
+  if (end == state.npos) return std::nullopt;
+  return state.substr(begin, end - begin);
+}
+
 // A state as the scripts take it, in three pieces: they put the record's create
 // time in between.
 class SplitState {
@@ -111,6 +124,7 @@ class SplitState {
     end_ = text_.find('"', begin_);
   }
 
+  const std::string& text() const { return text_; }
   std::string_view head() const { return View().substr(0, begin_); }
   std::string_view created() const {
     return View().substr(begin_, end_ - begin_);
@@ -124,6 +138,18 @@ class SplitState {
   size_t begin_;
   size_t end_;
 };
+
+// The create time that a new state keeps of a `seen` one; nullopt: not only that
+// must be kept.
+std::optional<std::string_view> CreatedOf(std::string_view seen,
+                                          const SplitState& state) {
+  const std::string_view head = state.head();
+  const size_t names = head.find(",\"State\":\"");
+  if (!seen.starts_with(head.substr(0, names))) return std::nullopt;
+  const auto created = MemberText(seen, "CreatedAt");
+  if (created == "0001-01-01T00:00:00Z") return std::nullopt;
+  return created;
+}
 
 absl::StatusOr<TaskState> ReadState(const std::string& id,
                                     const std::string& text) {
@@ -315,14 +341,15 @@ absl::Status Unexpected(absl::string_view what) {
 // `reply` has a state and its mark. As in the scripts the first member of this
 // name counts: before it are names, in which quotes have backslashes; behind it
 // results, which may hold any JSON.
-absl::StatusOr<bool> IsUnmarkedPending(const RedisReply& reply) {
+absl::StatusOr<std::optional<SeenPending>> ReadUnmarkedPending(
+    const RedisReply& reply) {
   if (reply.elements.size() != 2) return Unexpected("its size");
-  constexpr absl::string_view kState = "\"State\":\"";
-  const absl::string_view text = reply.elements[0].text;
-  const size_t at = text.find(kState);
-  return at != text.npos &&
-         absl::StartsWith(text.substr(at + kState.size()), "PENDING\"") &&
-         reply.elements[1].kind == RedisReply::kNil;
+  const std::string& text = reply.elements[0].text;
+  if (MemberText(text, "State") != "PENDING" ||
+      reply.elements[1].kind != RedisReply::kNil) {
+    return std::nullopt;
+  }
+  return text;
 }
 
 // The answer {word, state} of Begin, Finish and Continue. `kinds` names the
@@ -348,7 +375,7 @@ absl::StatusOr<Answer> ReadAnswer(
   return Unexpected(word);
 }
 
-absl::StatusOr<PendingAnswer> ReadPending(const RedisReply& reply) {
+absl::StatusOr<PendingAnswer> ReadPendingAnswer(const RedisReply& reply) {
   if (reply.text == "created") return PendingAnswer::kCreated;
   if (reply.text == "repeat") return PendingAnswer::kRepeat;
   if (reply.text == "past") return PendingAnswer::kPast;
@@ -409,6 +436,69 @@ RedisCommand ScriptCommand(const RedisScript& script, const Words& keys,
       .words = std::move(words), .script = &script, .done = std::move(done)};
 }
 
+// A submission's claim on an id: the state, and beside it the submit key. One
+// without a payload hash is on an id that nobody else can have: it needs no key.
+class PendingClaim {
+ public:
+  explicit PendingClaim(PendingRequest request)
+      : id_(request.state.task_id),
+        state_(request.state),
+        hash_(std::move(request.payload_hash)),
+        nonce_(std::move(request.nonce)),
+        ttl_(Seconds(request.ttl)) {}
+
+  size_t commands() const { return hash_.empty() ? 1 : 3; }
+
+  // Makes the claim if nothing stands; answers with commands().
+  size_t AddCommands(RedisWords& words) const {
+    const Words keys = TaskKeys(id_);
+    words.AddCommand({"SET", keys[0], state_.text(), "NX", "EX", ttl_});
+    if (!hash_.empty()) {
+      words.AddCommand({"SET", keys[2], Claim(), "NX", "EX", ttl_});
+      words.AddCommand({"EXISTS", keys[1]});
+    }
+    return commands();
+  }
+
+  // Whether `replies`, to its commands, say that it is made.
+  bool Stands(const RedisReply* replies) const {
+    return Was(replies[0]) &&
+           (hash_.empty() || (Was(replies[1]) && replies[2].integer == 0));
+  }
+
+  // What to do where they do not.
+  RedisCommand Judge(const RedisReply* replies) const {
+    const bool state = Was(replies[0]);
+    const bool claim = !hash_.empty() && Was(replies[1]);
+    const std::string_view made = state && claim ? "both"
+                                  : state        ? "state"
+                                  : claim        ? "claim"
+                                                 : "none";
+    return ScriptCommand(
+        Scripts().create_pending, TaskKeys(id_),
+        {state_.text(), Claim(), hash_, nonce_, ttl_, made}, nullptr);
+  }
+
+ private:
+  // Of a SET with NX: "OK", or nil.
+  static bool Was(const RedisReply& reply) {
+    return reply.kind == RedisReply::kText;
+  }
+
+  std::string Claim() const {
+    if (hash_.empty()) return "";
+    const std::string_view created = state_.created();
+    return absl::StrCat(hash_, "\n", nonce_, "\n",
+                        absl::string_view(created.data(), created.size()));
+  }
+
+  const std::string id_;
+  const SplitState state_;
+  const std::string hash_;
+  const std::string nonce_;
+  const std::string ttl_;
+};
+
 // ---- the backend -----------------------------------------------------------
 
 class RedisBackend : public Backend {
@@ -432,28 +522,27 @@ class RedisBackend : public Backend {
     }
   }
 
+  // Nearly every id is new, and then plain commands do, at a third of a script's
+  // cost. Where they have found something, the script judges.
   void CreatePending(std::vector<PendingRequest> requests,
                      Callback<std::vector<PendingAnswer>> done) override {
-    std::vector<RedisCommand> commands;
+    RedisCommand command{.replies = 0};
+    std::vector<PendingClaim> claims;
+    claims.reserve(requests.size());
     for (PendingRequest& request : requests) {
-      commands.push_back(ScriptCommand(
-          Scripts().create_pending, TaskKeys(request.state.task_id),
-          {EncodeState(request.state), std::move(request.payload_hash),
-           std::move(request.nonce), Seconds(request.ttl)},
-          nullptr));
+      const PendingClaim& claim = claims.emplace_back(std::move(request));
+      command.replies += claim.AddCommands(command.words);
     }
-    SendAll(operations_, std::move(commands),
-            [done = std::move(done)](
-                absl::StatusOr<std::vector<RedisReply>> replies) mutable {
-              if (!replies.ok()) return std::move(done)(replies.status());
-              std::vector<PendingAnswer> answers;
-              for (const RedisReply& reply : *replies) {
-                absl::StatusOr<PendingAnswer> answer = ReadPending(reply);
-                if (!answer.ok()) return std::move(done)(answer.status());
-                answers.push_back(*answer);
-              }
-              std::move(done)(std::move(answers));
-            });
+    if (claims.empty()) {
+      command.words = {"PING"};  // answered on the connection's thread all the same
+      command.replies = 1;
+    }
+    command.done = [this, claims = std::move(claims), done = std::move(done)](
+                       absl::StatusOr<RedisReply> replies) mutable {
+      if (!replies.ok()) return std::move(done)(replies.status());
+      JudgeClaims(std::move(claims), *replies, std::move(done));
+    };
+    operations_.Send(std::move(command));
   }
 
   void TakeBack(std::vector<std::string> task_ids, std::string nonce,
@@ -473,10 +562,11 @@ class RedisBackend : public Backend {
             });
   }
 
-  void IsPending(std::string task_id, Callback<bool> done) override {
+  void SeePending(std::string task_id,
+                  Callback<std::optional<SeenPending>> done) override {
     const Words keys = TaskKeys(task_id);
     operations_.Send({.words = {"MGET", keys[0], keys[1]},
-                      .done = Reading(std::move(done), IsUnmarkedPending)});
+                      .done = Reading(std::move(done), ReadUnmarkedPending)});
   }
 
   void Begin(BeginRequest request, Callback<BeginAnswer> done) override {
@@ -504,10 +594,13 @@ class RedisBackend : public Backend {
     const SplitState state(outcome);
     const absl::Duration ttl =
         IsFinal(outcome.status) ? request.final_ttl : request.ttl;
+    const std::optional<std::string_view> created =
+        CreatedOf(request.seen, state);
     Run(Scripts().finish, TaskKeys(outcome.task_id),
-        {state.head(), state.created(), state.tail(),
+        {state.head(), created.value_or(state.created()), state.tail(),
          StatusName(outcome.status), absl::StrCat(outcome.attempt),
-         outcome.run, Seconds(ttl), Seconds(request.final_ttl)},
+         outcome.run, Seconds(ttl), Seconds(request.final_ttl),
+         created.has_value() ? request.seen : ""},
         Reading(std::move(done), [id = outcome.task_id](
                                      const RedisReply& reply) {
           return ReadAnswer<FinishAnswer>(id, reply,
@@ -1031,6 +1124,38 @@ class RedisBackend : public Backend {
     return batch;
   }
 
+  // `replies` are those to the claims' commands.
+  void JudgeClaims(std::vector<PendingClaim> claims, const RedisReply& replies,
+                   Callback<std::vector<PendingAnswer>> done) {
+    std::vector<PendingAnswer> answers(claims.size(), PendingAnswer::kCreated);
+    std::vector<RedisCommand> commands;
+    std::vector<size_t> open;
+    const RedisReply* reply =
+        replies.kind == RedisReply::kArray ? replies.elements.data() : &replies;
+    for (size_t i = 0; i < claims.size(); ++i) {
+      const PendingClaim& claim = claims[i];
+      if (!claim.Stands(reply)) {
+        open.push_back(i);
+        commands.push_back(claim.Judge(reply));
+      }
+      reply += claim.commands();
+    }
+    if (open.empty()) return std::move(done)(std::move(answers));
+    SendAll(operations_, std::move(commands),
+            [answers = std::move(answers), open = std::move(open),
+             done = std::move(done)](
+                absl::StatusOr<std::vector<RedisReply>> replies) mutable {
+              if (!replies.ok()) return std::move(done)(replies.status());
+              for (size_t i = 0; i < open.size(); ++i) {
+                absl::StatusOr<PendingAnswer> answer =
+                    ReadPendingAnswer((*replies)[i]);
+                if (!answer.ok()) return std::move(done)(answer.status());
+                answers[open[i]] = *answer;
+              }
+              std::move(done)(std::move(answers));
+            });
+  }
+
   void WriteRecord(WorkflowRecord record, absl::Duration ttl,
                    Callback<PendingAnswer> done) {
     std::string meta;
@@ -1061,7 +1186,7 @@ class RedisBackend : public Backend {
     if (record.submitted) args.insert(args.end(), {"submitted", "1"});
     if (record.sent) args.insert(args.end(), {"sent", "1"});
     Run(Scripts().create_record, RecordKeys(record.kind, record.id),
-        std::move(args), Reading(std::move(done), ReadPending));
+        std::move(args), Reading(std::move(done), ReadPendingAnswer));
   }
 
   void Run(const RedisScript& script, const Words& keys, Arguments args,

@@ -95,31 +95,47 @@ local function standing(final_ttl)
 end
 )lua";
 
-// ARGV: the state, payload hash, nonce, ttl. Submit key: hash, newline, nonce.
-// A new id, which is nearly all, takes three commands.
-constexpr std::string_view kCreatePending = R"lua(
-if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EX', ARGV[4]) and
-   redis.call('EXISTS', KEYS[2]) == 0 then
-  redis.call('SET', KEYS[3], ARGV[2] .. '\n' .. ARGV[3], 'EX', ARGV[4])
-  return 'created'
+// What a claim that another submission may have made looks like: the submit key
+// holds hash, nonce and the create time of the state that it explains, a line
+// each. Over another state it says nothing.
+constexpr std::string_view kClaim = R"lua(
+local function claim_on(text)
+  local stands = redis.call('GET', KEYS[3])
+  if not stands then return end
+  local hash, nonce, created = string.match(stands, '^(.-)\n(.-)\n(.*)$')
+  local now = string.match(text, '"CreatedAt":"([^"]*)"')
+  if created == now or now == '0001-01-01T00:00:00Z' then return hash, nonce end
 end
-if redis.call('TYPE', KEYS[1]).ok ~= 'string' then return 'taken' end
-local text = standing(ARGV[4])
-local submit = redis.call('GET', KEYS[3])
-local hash, nonce
-if submit then hash, nonce = string.match(submit, '^(.-)\n(.*)$') end
-if hash ~= ARGV[2] then return 'taken' end
-if state_of(text) ~= 'PENDING' then return 'past' end
-return nonce == ARGV[3] and 'created' or 'repeat'
 )lua";
 
-// ARGV: nonce. 1: no state stands any more.
+// ARGV: the state, its claim, payload hash, nonce, ttl, and what plain commands
+// have just written of it: 'state', 'claim', 'both' (but a mark stands) or 'none'.
+constexpr std::string_view kCreatePending = R"lua(
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind == 'none' or
+   (ARGV[6] == 'state' and redis.call('GET', KEYS[1]) == ARGV[1]) then
+  if redis.call('EXISTS', KEYS[2]) == 0 then
+    redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[5])
+    redis.call('SET', KEYS[3], ARGV[2], 'EX', ARGV[5])
+    return 'created'
+  end
+elseif ARGV[6] == 'claim' and redis.call('GET', KEYS[3]) == ARGV[2] then
+  redis.call('DEL', KEYS[3])  -- what stands had none
+end
+if kind ~= 'none' and kind ~= 'string' then return 'taken' end
+local text = standing(ARGV[5])
+local hash, nonce = claim_on(text)
+if hash ~= ARGV[3] then return 'taken' end
+if state_of(text) ~= 'PENDING' then return 'past' end
+return nonce == ARGV[4] and 'created' or 'repeat'
+)lua";
+
+// ARGV: nonce (empty: it made no claim). 1: no state stands any more.
 constexpr std::string_view kTakeBack = R"lua(
 local text = redis.call('GET', KEYS[1])
 if not text then return 1 end
-local submit = redis.call('GET', KEYS[3])
-local nonce = submit and string.match(submit, '^.-\n(.*)$')
-if state_of(text) ~= 'PENDING' or nonce ~= ARGV[1] then return 0 end
+local hash, nonce = claim_on(text)
+if state_of(text) ~= 'PENDING' or (nonce or '') ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1], KEYS[3])
 return 1
 )lua";
@@ -153,8 +169,20 @@ write(merged(old, ARGV[1], ARGV[2], tail), ARGV[7])
 return {'run', ''}
 )lua";
 
-// ARGV: head, created, tail, state, attempt, run, ttl (of the outcome),
-// final_ttl.
+// ARGV of it and of kFinish: head, created, tail, state, attempt, run, ttl (of the
+// outcome), final_ttl, and the state that is likely to stand (empty: not known),
+// whose create time and name the new one has. Before all that kTask defines, which
+// costs as much again.
+constexpr std::string_view kFinishSeen = R"lua(
+if ARGV[9] ~= '' and redis.call('GET', KEYS[1]) == ARGV[9] and
+   redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2] .. ARGV[3], 'EX', ARGV[7])
+  redis.call('EXPIRE', KEYS[3], ARGV[7])
+  redis.call('PUBLISH', 'penstock:hint', KEYS[1])
+  return {'written', ''}
+end
+)lua";
+
 constexpr std::string_view kFinish = R"lua(
 local before = redis.call('GET', KEYS[1])
 local run = ARGV[6]
@@ -556,6 +584,10 @@ redis.call('HDEL', KEYS[2], ARGV[1])
 return text and string.match(text, '^[^\n]*') or ''
 )lua";
 
+std::string Joined(std::string_view first, std::string_view second) {
+  return std::string(first) + std::string(second);
+}
+
 }  // namespace
 
 RedisScript MakeRedisScript(std::string_view shared, std::string_view body) {
@@ -571,10 +603,10 @@ RedisScript MakeRedisScript(std::string_view shared, std::string_view body) {
 
 const RedisScripts& Scripts() {
   static const RedisScripts* const scripts = new RedisScripts{
-      .create_pending = MakeRedisScript(kTask, kCreatePending),
-      .take_back = MakeRedisScript(kTask, kTakeBack),
+      .create_pending = MakeRedisScript(Joined(kTask, kClaim), kCreatePending),
+      .take_back = MakeRedisScript(Joined(kTask, kClaim), kTakeBack),
       .begin = MakeRedisScript(kTask, kBegin),
-      .finish = MakeRedisScript(kTask, kFinish),
+      .finish = MakeRedisScript(Joined(kFinishSeen, kTask), kFinish),
       .set_progress = MakeRedisScript(kTask, kSetProgress),
       .continue_task = MakeRedisScript(kTask, kContinue),
       .abandon = MakeRedisScript(kTask, kAbandon),

@@ -9,7 +9,7 @@ constexpr size_t kFraming = 16;  // about so much is around each word
 
 template <typename Words>
 size_t BytesOf(const Words& words) {
-  size_t bytes = 0;
+  size_t bytes = kFraming;
   for (const auto& word : words) bytes += word.size() + kFraming;
   return bytes;
 }
@@ -17,19 +17,21 @@ size_t BytesOf(const Words& words) {
 }  // namespace
 
 RedisWords::RedisWords(std::initializer_list<std::string_view> words) {
-  Begin(words.size(), BytesOf(words));
-  for (std::string_view word : words) Add(word);
+  wire_.reserve(BytesOf(words));
+  AddCommand(words);
 }
 
 RedisWords::RedisWords(const std::vector<std::string>& words) {
-  Begin(words.size(), BytesOf(words));
+  wire_.reserve(BytesOf(words));
+  Begin(words.size());
   for (const std::string& word : words) Add(word);
 }
 
 RedisWords::RedisWords(const RedisScript& script,
                        const std::vector<std::string>& keys, size_t args) {
   constexpr size_t kUsual = 1024;  // a state and what is said of it
-  Begin(3 + keys.size() + args, kUsual);
+  wire_.reserve(kUsual);
+  Begin(3 + keys.size() + args);
   Add("EVALSHA");
   Add(script.sha1);
   const absl::AlphaNum count(keys.size());
@@ -37,9 +39,13 @@ RedisWords::RedisWords(const RedisScript& script,
   for (const std::string& key : keys) Add(key);
 }
 
-void RedisWords::Begin(size_t words, size_t bytes) {
-  wire_.reserve(bytes + kFraming);
+void RedisWords::Begin(size_t words) {
   absl::StrAppend(&wire_, "*", words, "\r\n");
+}
+
+void RedisWords::AddCommand(std::initializer_list<std::string_view> words) {
+  Begin(words.size());
+  for (std::string_view word : words) Add(word);
 }
 
 void RedisWords::Add(std::string_view word) {

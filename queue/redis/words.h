@@ -1,5 +1,6 @@
-// The words of a Redis command, as the server reads them: one string, written on
-// the thread that asks, so that the connection's has little left to do.
+// The words of one Redis command or of several, as the server reads them: one
+// string, written on the thread that asks, so that the connection's has little
+// left to do.
 
 #ifndef PENSTOCK_QUEUE_REDIS_WORDS_H_
 #define PENSTOCK_QUEUE_REDIS_WORDS_H_
@@ -26,13 +27,16 @@ class RedisWords {
 
   void Add(std::string_view word);
 
+  // One more command, with a reply of its own.
+  void AddCommand(std::initializer_list<std::string_view> words);
+
   const std::string& wire() const { return wire_; }
 
   // Of an EVALSHA: the same as EVAL, with the whole script.
   RedisWords AsEval(const RedisScript& script) const;
 
  private:
-  void Begin(size_t words, size_t bytes);
+  void Begin(size_t words);
 
   std::string wire_;
 };

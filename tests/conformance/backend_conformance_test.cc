@@ -222,11 +222,20 @@ class BackendTest : public ::testing::TestWithParam<const char*> {
     return answer.value_or(BeginAnswer{BeginAnswer::kStale, {}});
   }
 
-  FinishAnswer Finish(TaskState outcome) {
+  std::optional<SeenPending> See(const std::string& id) {
+    auto seen = Await<std::optional<SeenPending>>(
+        [&](auto done) { backend_->SeePending(id, std::move(done)); });
+    EXPECT_TRUE(seen.ok()) << seen.status();
+    return seen.value_or(std::nullopt);
+  }
+
+  FinishAnswer Finish(TaskState outcome, SeenPending seen = {}) {
     auto answer = Await<FinishAnswer>([&](auto done) {
-      backend_->Finish(
-          {.outcome = std::move(outcome), .ttl = kTtl, .final_ttl = kFinalTtl},
-          std::move(done));
+      backend_->Finish({.outcome = std::move(outcome),
+                        .ttl = kTtl,
+                        .final_ttl = kFinalTtl,
+                        .seen = std::move(seen)},
+                       std::move(done));
     });
     EXPECT_TRUE(answer.ok()) << answer.status();
     return answer.value_or(FinishAnswer{FinishAnswer::kStale, {}});
@@ -300,6 +309,10 @@ class BackendTest : public ::testing::TestWithParam<const char*> {
       return;
     }
     ASSERT_EQ(CreatePending(id, "hash", "nonce"), PendingAnswer::kCreated);
+    ArrangeFromPending(id, recorded);
+  }
+
+  void ArrangeFromPending(const std::string& id, Recorded recorded) {
     switch (recorded) {
       case Recorded::kStarted1:
         Begin(id, 1, "run-1");
@@ -666,6 +679,23 @@ TEST_P(BackendTest, TakeBackLeavesWhatHasBegun) {
   EXPECT_EQ(StatusOf(begun), Status::kStarted);
 }
 
+TEST_P(BackendTest, AnIdThatNobodyElseCanHaveNeedsNoHash) {
+  const std::string id = Id("task");
+  const std::string claimed = Id("claimed");
+  EXPECT_EQ(CreatePending(id, "", "nonce"), PendingAnswer::kCreated);
+  EXPECT_EQ(StatusOf(id), Status::kPending);
+  EXPECT_EQ(CreatePending(id, "", "other"), PendingAnswer::kTaken);
+  EXPECT_EQ(CreatePending(id, "hash", "other"), PendingAnswer::kTaken);
+  EXPECT_FALSE(TakeBack({id}, "nonce"));
+  EXPECT_FALSE(TakeBack({id}, "other"));
+
+  CreatePending(claimed, "hash", "nonce");
+  EXPECT_FALSE(TakeBack({id, claimed}, ""));
+  EXPECT_EQ(Get(id), std::nullopt);
+  EXPECT_EQ(StatusOf(claimed), Status::kPending);
+  EXPECT_TRUE(TakeBack({id}, "")) << "a repeat answers the same";
+}
+
 // ---- begin
 // --------------------------------------------------------------------
 
@@ -731,7 +761,7 @@ TEST_P(BackendTest, BeginOverEveryRecordedState) {
   }
 }
 
-TEST_P(BackendTest, OnlyPendingIsPending) {
+TEST_P(BackendTest, OnlyPendingIsSeen) {
   for (Recorded recorded :
        {Recorded::kNothing, Recorded::kPending, Recorded::kStarted1,
         Recorded::kStarted2, Recorded::kRetry, Recorded::kSuccess,
@@ -741,10 +771,7 @@ TEST_P(BackendTest, OnlyPendingIsPending) {
         Id(absl::StrCat("task", static_cast<int>(recorded)));
     ASSERT_NO_FATAL_FAILURE(Arrange(id, recorded));
     const auto before = Get(id);
-    const auto pending = Await<bool>(
-        [&](auto done) { backend_->IsPending(id, std::move(done)); });
-    ASSERT_TRUE(pending.ok()) << pending.status();
-    EXPECT_EQ(*pending, recorded == Recorded::kPending);
+    EXPECT_EQ(See(id).has_value(), recorded == Recorded::kPending);
     EXPECT_EQ(Get(id), before);
   }
 }
@@ -858,6 +885,49 @@ TEST_P(BackendTest, FinishOverEveryRecordedState) {
     EXPECT_EQ(Finish(outcome).kind, c.answer) << "a repeat answers the same";
     EXPECT_EQ(Get(id), after) << "a repeat changes nothing";
   }
+}
+
+TEST_P(BackendTest, WhatARunHasSeenChangesNoOutcome) {
+  int number = 0;
+  for (Recorded recorded : {Recorded::kPending, Recorded::kStarted1,
+                            Recorded::kStarted2, Recorded::kRetry,
+                            Recorded::kSuccess, Recorded::kFailure}) {
+    for (Status status :
+         {Status::kSuccess, Status::kFailure, Status::kRetry}) {
+      SCOPED_TRACE(absl::StrCat(Name(recorded), ", ",
+                                std::string(StatusName(status))));
+      ++number;
+      const std::string id = Id(absl::StrCat("seen", number));
+      const std::string twin = Id(absl::StrCat("unseen", number));
+      ASSERT_EQ(CreatePending(id, "hash", "nonce"), PendingAnswer::kCreated);
+      const SeenPending seen = See(id).value_or("");
+      ArrangeFromPending(id, recorded);
+      ASSERT_NO_FATAL_FAILURE(Arrange(twin, recorded));
+
+      const TaskState outcome = Outcome(id, status, 1, "run-9");
+      EXPECT_EQ(Finish(outcome, seen).kind,
+                Finish(Outcome(twin, status, 1, "run-9")).kind);
+      std::optional<TaskState> expected = Get(twin);
+      expected->task_id = id;
+      EXPECT_EQ(Get(id), expected);
+      EXPECT_EQ(Finish(outcome, seen).kind,
+                Finish(Outcome(twin, status, 1, "run-9")).kind)
+          << "a repeat answers the same";
+      EXPECT_EQ(Get(id), expected) << "a repeat changes nothing";
+    }
+  }
+}
+
+TEST_P(BackendTest, AnOutcomeThatSawPendingDoesNotUndoACancel) {
+  const std::string id = Id("task");
+  CreatePending(id, "hash", "nonce");
+  const SeenPending seen = See(id).value_or("");
+  if (!backend_->CanCancel()) return;  // all that this is about
+  EXPECT_EQ(Cancel(Cancellation(id, "x")).kind, CancelAnswer::kCancelled);
+  const auto cancelled = Get(id);
+  EXPECT_EQ(Finish(Outcome(id, Status::kSuccess, 1, "run-1"), seen).kind,
+            FinishAnswer::kFinal);
+  EXPECT_EQ(Get(id), cancelled);
 }
 
 // ---- continue, abandon

@@ -81,21 +81,23 @@ class SimBackend : public Backend {
              });
   }
 
-  void IsPending(std::string id, Callback<bool> done) override {
-    Callback<bool> then = [this, done = std::move(done)](
-                              absl::StatusOr<bool> answer) mutable {
-      const bool runs = answer.ok() && *answer;
+  void SeePending(std::string id,
+                  Callback<std::optional<SeenPending>> done) override {
+    using Seen = std::optional<SeenPending>;
+    Callback<Seen> then = [this, done = std::move(done)](
+                              absl::StatusOr<Seen> answer) mutable {
+      const bool runs = answer.ok() && answer->has_value();
       std::move(done)(std::move(answer));
       if (runs) on_run_();
     };
-    Op<bool>("IsPending", kWrites, {id}, std::move(then),
-             [this, id](Callback<bool> cb) {
+    Op<Seen>("SeePending", kWrites, {id}, std::move(then),
+             [this, id](Callback<Seen> cb) {
                const std::optional<TaskState> before = keys().Get(id);
-               real().IsPending(
+               real().SeePending(
                    id, [this, id, before, cb = std::move(cb)](
-                           absl::StatusOr<bool> answer) mutable {
+                           absl::StatusOr<Seen> answer) mutable {
                      // Asked of first attempts alone.
-                     if (answer.ok() && *answer) {
+                     if (answer.ok() && answer->has_value()) {
                        world().history().MayRun(id, 1, before);
                      }
                      std::move(cb)(std::move(answer));

@@ -88,9 +88,10 @@ class FailingBackend : public Backend {
                       std::move(callback));
     });
   }
-  void IsPending(std::string task_id, Callback<bool> done) override {
-    Pass("IsPending", std::move(done), [&](auto callback) {
-      real_->IsPending(std::move(task_id), std::move(callback));
+  void SeePending(std::string task_id,
+                  Callback<std::optional<SeenPending>> done) override {
+    Pass("SeePending", std::move(done), [&](auto callback) {
+      real_->SeePending(std::move(task_id), std::move(callback));
     });
   }
   void Begin(BeginRequest request, Callback<BeginAnswer> done) override {
