@@ -120,6 +120,8 @@ absl::StatusOr<BatchSend> ReadSend(const v1::BatchSendTasksRequest& request,
   BatchSend send{
       .results = std::make_shared<BatchResults>(call->tasks.size()),
       .payload_hash = std::move(call->payload_hash)};
+  send.tasks.reserve(call->tasks.size());
+  send.places.reserve(call->tasks.size());
   for (size_t i = 0; i < call->tasks.size(); ++i) {
     BatchResult& result = (*send.results)[i];
     if (!call->tasks[i].ok()) {

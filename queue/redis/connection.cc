@@ -1,7 +1,6 @@
 #include "queue/redis/connection.h"
 
 #include <errno.h>
-#include <hiredis/hiredis.h>
 #include <hiredis/read.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -202,33 +201,46 @@ absl::StatusOr<RedisAddress> ReadUrl(std::string_view url,
 
 // ---- the protocol ----------------------------------------------------------
 
-RedisReply FromHiredis(const redisReply& from) {
-  RedisReply reply;
-  switch (from.type) {
-    case REDIS_REPLY_STRING:
-    case REDIS_REPLY_STATUS:
-      reply.kind = RedisReply::kText;
-      reply.text.assign(from.str, from.len);
-      break;
-    case REDIS_REPLY_ERROR:
-      reply.kind = RedisReply::kError;
-      reply.text.assign(from.str, from.len);
-      break;
-    case REDIS_REPLY_INTEGER:
-      reply.kind = RedisReply::kInteger;
-      reply.integer = from.integer;
-      break;
-    case REDIS_REPLY_ARRAY:
-      reply.kind = RedisReply::kArray;
-      reply.elements.reserve(from.elements);
-      for (size_t i = 0; i < from.elements; ++i) {
-        reply.elements.push_back(FromHiredis(*from.element[i]));
-      }
-      break;
-    default:
-      break;  // nil
-  }
+// hiredis calls these as it reads. It builds no tree of its own: each reply goes
+// to its place in the one that the reader was given.
+RedisReply* PlaceOf(const redisReadTask* task) {
+  if (task->parent == nullptr) return static_cast<RedisReply*>(task->privdata);
+  auto* parent = static_cast<RedisReply*>(task->parent->obj);
+  return &parent->elements[static_cast<size_t>(task->idx)];
+}
+
+void* OnText(const redisReadTask* task, char* text, size_t size) {
+  RedisReply* reply = PlaceOf(task);
+  reply->kind = task->type == REDIS_REPLY_ERROR ? RedisReply::kError
+                                                : RedisReply::kText;
+  reply->text.assign(text, size);
   return reply;
+}
+
+void* OnArray(const redisReadTask* task, int elements) {
+  RedisReply* reply = PlaceOf(task);
+  reply->kind = RedisReply::kArray;
+  reply->elements.resize(static_cast<size_t>(elements));
+  return reply;
+}
+
+void* OnInteger(const redisReadTask* task, long long value) {
+  RedisReply* reply = PlaceOf(task);
+  reply->kind = RedisReply::kInteger;
+  reply->integer = value;
+  return reply;
+}
+
+void* OnNil(const redisReadTask* task) { return PlaceOf(task); }
+
+void OnFree(void*) {}
+
+redisReader* MakeReader(RedisReply* reply) {
+  static redisReplyObjectFunctions functions = {OnText, OnArray, OnInteger,
+                                                OnNil, OnFree};
+  redisReader* reader = redisReaderCreateWithFunctions(&functions);
+  if (reader != nullptr) reader->privdata = reply;
+  return reader;
 }
 
 // Whether the server may accept the same command a little later. Only what lies
@@ -464,7 +476,8 @@ absl::Status RedisConnection::OnGreeting(const std::string& word,
 // -----------------------------------------------------------------
 
 absl::Status RedisConnection::Serve(std::stop_token stop) {
-  reader_ = redisReaderCreate();
+  reply_ = {};
+  reader_ = MakeReader(&reply_);
   last_heard_ = SteadyNow();
   Greet();
   while (!stop.stop_requested()) {
@@ -571,9 +584,7 @@ absl::Status RedisConnection::OnBytes(std::string_view bytes) {
       return Unavailable(absl::StrCat("protocol error: ", reader_->errstr));
     }
     if (raw == nullptr) return absl::OkStatus();
-    RedisReply reply = FromHiredis(*static_cast<redisReply*>(raw));
-    freeReplyObject(raw);
-    absl::Status status = OnReply(std::move(reply));
+    absl::Status status = OnReply(std::exchange(reply_, {}));
     if (!status.ok()) return status;
   }
 }

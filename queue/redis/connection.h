@@ -167,7 +167,8 @@ class RedisConnection {
 
   // Owner thread only.
   int fd_ = -1;
-  redisReader* reader_ = nullptr;
+  RedisReply reply_;  // as far as it has come
+  redisReader* reader_ = nullptr;  // reads into reply_
   std::unique_ptr<TlsClient> tls_;
   std::string commands_;  // to be written, before TLS
   std::string out_;       // to be written, as the socket gets it

@@ -2,13 +2,16 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <map>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/synchronization/mutex.h"
 #include "queue/errors.h"
 #include "queue/json.h"
 #include "queue/redis/connection.h"
@@ -931,11 +934,18 @@ class RedisBackend : public Backend {
                 }));
   }
 
+  // When many fall due at once, they go together: those of a moment in one script,
+  // and what comes while that is on its way in the next one.
   void RemoveLeased(LeasedTask leased, Done done) override {
-    Run(Scripts().remove_leased, delayed_keys_,
-        {std::move(leased.task.task_id), absl::StrCat(leased.lease),
-         absl::StrCat(leased.task.attempt)},
-        Ignoring(std::move(done)));
+    {
+      absl::MutexLock lock(&mu_);
+      removals_.push_back({.words = {std::move(leased.task.task_id),
+                                     absl::StrCat(leased.lease),
+                                     absl::StrCat(leased.task.attempt)},
+                           .done = std::move(done)});
+      if (std::exchange(removing_, true)) return;
+    }
+    RemoveNext();
   }
 
   void LayDead(DeadTask task, Done done) override {
@@ -1124,6 +1134,30 @@ class RedisBackend : public Backend {
     return batch;
   }
 
+  void RemoveNext() {
+    std::vector<Removal> removals;
+    {
+      absl::MutexLock lock(&mu_);
+      removals.swap(removals_);
+      removing_ = !removals.empty();
+    }
+    if (removals.empty()) return;
+    Words args;
+    args.reserve(removals.size() * 3);
+    for (Removal& removal : removals) {
+      std::move(removal.words.begin(), removal.words.end(),
+                std::back_inserter(args));
+    }
+    Run(Scripts().remove_leased, delayed_keys_, args,
+        [this, removals = std::move(removals)](
+            absl::StatusOr<RedisReply> reply) mutable {
+          for (Removal& removal : removals) {
+            std::move(removal.done)(reply.status());
+          }
+          RemoveNext();
+        });
+  }
+
   // `replies` are those to the claims' commands.
   void JudgeClaims(std::vector<PendingClaim> claims, const RedisReply& replies,
                    Callback<std::vector<PendingAnswer>> done) {
@@ -1224,6 +1258,14 @@ class RedisBackend : public Backend {
   const Words delayed_keys_;
   const Words schedule_keys_;
   Environment* const environment_;
+
+  struct Removal {
+    Words words;  // of the script's for this one
+    Done done;
+  };
+  absl::Mutex mu_;
+  std::vector<Removal> removals_ ABSL_GUARDED_BY(mu_);  // not sent yet
+  bool removing_ ABSL_GUARDED_BY(mu_) = false;          // one is on its way
 
   // Synchronise themselves.
   RedisConnection operations_;

@@ -531,14 +531,19 @@ if not score or not text then return {} end
 return {string.format('%.0f', tonumber(score) * 2), text}
 )lua";
 
-// ARGV: id, lease, attempt.
+// ARGV: id, lease and attempt of each.
 constexpr std::string_view kRemoveLeased = R"lua(
-local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if not score or tonumber(score) * 2 ~= tonumber(ARGV[2]) then return 0 end
-local text = redis.call('HGET', KEYS[2], ARGV[1])
-if text and string.match(text, '^(%d+) ') ~= ARGV[3] then return 0 end
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[2], ARGV[1])
+for i = 1, #ARGV, 3 do
+  local id = ARGV[i]
+  local score = redis.call('ZSCORE', KEYS[1], id)
+  if score and tonumber(score) * 2 == tonumber(ARGV[i + 1]) then
+    local text = redis.call('HGET', KEYS[2], id)
+    if not text or string.match(text, '^(%d+) ') == ARGV[i + 2] then
+      redis.call('ZREM', KEYS[1], id)
+      redis.call('HDEL', KEYS[2], id)
+    end
+  end
+end
 return 1
 )lua";
 

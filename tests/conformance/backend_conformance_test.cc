@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "queue/backend.h"
@@ -1688,6 +1689,30 @@ TEST_P(BackendTest, ARemovedTaskIsGone) {
   ASSERT_EQ(batch.tasks.size(), 1);
   RemoveLeased(batch.tasks[0]);
   RemoveLeased(batch.tasks[0]);  // a repeat does no harm
+  EXPECT_EQ(LeaseDue().next_due, std::nullopt);
+}
+
+TEST_P(BackendTest, OfManyRemovalsAtOnceEachCountsForItself) {
+  constexpr int kTasks = 500;
+  for (int i = 0; i < kTasks; ++i) {
+    Lay(Delayed(Id(absl::StrCat("task", i)), Ms(1'000)));
+  }
+  const LeasedBatch batch = LeaseDue(kTasks);
+  ASSERT_EQ(batch.tasks.size(), static_cast<size_t>(kTasks));
+  const DelayedTask again = Delayed(Id("task77"), Ms(2'000), 2);
+  Lay(again);
+  absl::BlockingCounter removed(kTasks);
+  for (const LeasedTask& leased : batch.tasks) {
+    backend_->RemoveLeased(leased, [&](absl::Status status) {
+      EXPECT_TRUE(status.ok()) << status;
+      removed.DecrementCount();
+    });
+  }
+  removed.Wait();
+  const LeasedBatch rest = LeaseDue(kTasks);
+  ASSERT_EQ(rest.tasks.size(), 1);
+  EXPECT_EQ(rest.tasks[0].task, again);
+  RemoveLeased(rest.tasks[0]);
   EXPECT_EQ(LeaseDue().next_due, std::nullopt);
 }
 
