@@ -12,7 +12,7 @@ include(CMakePackageConfigHelpers)
 # What both need.
 set(common flags)
 set(worker vocabulary wire telemetry rules lifecycle memory amqp redis config
-           open tls worker)
+           open tls runtime worker)
 set(client proto client)
 set(components common worker)
 if(PENSTOCK_BUILD_GRPC)
