@@ -20,6 +20,13 @@ if(PENSTOCK_SANITIZE STREQUAL "thread")
   include(ThreadSanitizer)
 endif()
 
+# Where there are precompiled headers (cmake/Precompiled.cmake).
+function(penstock_precompiled name)
+  if(TARGET penstock_precompiled)
+    target_precompile_headers(${name} REUSE_FROM penstock_precompiled)
+  endif()
+endfunction()
+
 # penstock_library(NAME SOURCES... LINKS... PRIVATE_LINKS...)
 function(penstock_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
@@ -28,4 +35,5 @@ function(penstock_library name)
   add_library(${alias} ALIAS ${name})
   target_link_libraries(${name} PUBLIC penstock_flags ${ARG_LINKS}
                                 PRIVATE ${ARG_PRIVATE_LINKS})
+  penstock_precompiled(${name})
 endfunction()
