@@ -816,8 +816,23 @@ TEST(RepeatTest, IdsFollowFromTheIdThatTheCallerGave) {
   EXPECT_EQ(once->links, again->links);
 }
 
+TEST(RepeatTest, AnIdMadeForThisCallAloneHasNoHash) {
+  World world;
+  EXPECT_EQ(ReadSendTask(Sending(Named("f")), world.intake)->payload_hash, "");
+  v1::Task with_id = Named("f");
+  with_id.set_id("mine");
+  EXPECT_NE(ReadSendTask(Sending(with_id), world.intake)->payload_hash, "");
+  v1::BatchSendTasksRequest batch;
+  *batch.add_tasks() = Named("f");
+  EXPECT_EQ(ReadBatchSendTasks(batch, world.intake)->payload_hash, "");
+  world.intake.repeats = true;
+  EXPECT_NE(ReadSendTask(Sending(Named("f")), world.intake)->payload_hash, "");
+  EXPECT_NE(ReadBatchSendTasks(batch, world.intake)->payload_hash, "");
+}
+
 TEST(RepeatTest, HashIsOfTheRequestNotOfTheTimeOrTheMapsOrder) {
   World world;
+  world.intake.repeats = true;
   v1::Task in = Named("f");
   in.mutable_delay()->set_seconds(5);
   v1::Task other = in;
@@ -838,6 +853,7 @@ TEST(RepeatTest, HashIsOfTheRequestNotOfTheTimeOrTheMapsOrder) {
 
 TEST(RepeatTest, TaskAndGroupOfThatTaskHashApart) {
   World world;
+  world.intake.repeats = true;
   v1::SendGroupRequest group;
   *group.add_tasks() = Named("f");
   EXPECT_NE(ReadSendGroup(group, world.intake)->payload_hash,
@@ -851,6 +867,7 @@ constexpr char kParent[] =
 
 TEST(TraceTest, HashDoesNotSeeIt) {
   World world;
+  world.intake.repeats = true;
   const v1::SendTaskRequest request = Sending(Named("f"));
   const auto plain = ReadSendTask(request, world.intake);
   world.intake.trace = {.parent = kParent, .state = "a=1"};
