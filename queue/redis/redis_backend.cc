@@ -501,7 +501,6 @@ class PendingClaim {
   }
 
  private:
-
   std::string Claim() const {
     if (hash_.empty()) return "";
     const std::string_view created = state_.created();

@@ -3,9 +3,9 @@
 //
 //   <task id>                         its state, JSON
 //   <group id>                        machinery's GroupMeta, JSON
-//   penstock:mark:{<id>}              a FAILURE that a Go writer cannot undo,
-//   JSON penstock:submit:{<id>}            whose PENDING it is: payload hash,
-//   nonce penstock:group:{<id>}             the record of a group, hash
+//   penstock:mark:{<id>}              a FAILURE that Go cannot undo, JSON
+//   penstock:submit:{<id>}            whose PENDING it is: docs/adr/0006
+//   penstock:group:{<id>}             the record of a group, hash
 //   penstock:chain:{<id>}             the record of a chain, hash
 //   penstock:request:{<id>}           a client's call under a request_id, hash
 //   penstock:schedules:{<exchange>}   schedules: names, :due times, :of:<name>
