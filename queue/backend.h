@@ -33,7 +33,8 @@ namespace penstock {
 
 // A submission's claim on an id. `nonce` names the submission: only it may take
 // its PENDING back. `payload_hash` tells an equal repeat from another task; empty:
-// no other submission can have this id, and none need be told apart from it.
+// no other submission can have this id, and none need be told apart from it (a
+// repeat after a lost reply then gets kTaken).
 struct PendingRequest {
   TaskState state;  // PENDING
   std::string payload_hash;

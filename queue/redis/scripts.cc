@@ -95,16 +95,25 @@ local function standing(final_ttl)
 end
 )lua";
 
-// What a claim that another submission may have made looks like: the submit key
-// holds hash, nonce and the create time of the state that it explains, a line
-// each. Over another state it says nothing.
+// The submit key holds hash, nonce and the create time of the state that it is
+// about, a line each (one of old has no time). About another state it says nothing.
 constexpr std::string_view kClaim = R"lua(
+-- The last one: a result may hold any JSON.
+local function created_of(text)
+  return string.match(text, '.*"CreatedAt":"([^"]*)"')
+end
+
+-- The third is the hash of a claim that does not count.
 local function claim_on(text)
   local stands = redis.call('GET', KEYS[3])
   if not stands then return end
-  local hash, nonce, created = string.match(stands, '^(.-)\n(.-)\n(.*)$')
-  local now = string.match(text, '"CreatedAt":"([^"]*)"')
-  if created == now or now == '0001-01-01T00:00:00Z' then return hash, nonce end
+  local hash, nonce, created =
+      string.match(stands, '^([^\n]*)\n([^\n]*)\n?(.*)$')
+  local now = created_of(text)
+  if created == '' or created == now or now == '0001-01-01T00:00:00Z' then
+    return hash, nonce
+  end
+  return nil, nil, hash
 end
 )lua";
 
@@ -124,7 +133,15 @@ elseif ARGV[6] == 'claim' and redis.call('GET', KEYS[3]) == ARGV[2] then
 end
 if kind ~= 'none' and kind ~= 'string' then return 'taken' end
 local text = standing(ARGV[5])
-local hash, nonce = claim_on(text)
+local hash, nonce, old_hash = claim_on(text)
+if old_hash == ARGV[3] and
+   string.gsub(text, '"CreatedAt":"[^"]*"', '') ==
+   string.gsub(ARGV[1], '"CreatedAt":"[^"]*"', '') then
+  -- PENDING of an equal call that has not come to replace the old claim.
+  redis.call('SET', KEYS[3], ARGV[3] .. '\n' .. ARGV[4] .. '\n' ..
+             created_of(text), 'EX', ARGV[5])
+  return 'repeat'
+end
 if hash ~= ARGV[3] then return 'taken' end
 if state_of(text) ~= 'PENDING' then return 'past' end
 return nonce == ARGV[4] and 'created' or 'repeat'

@@ -377,11 +377,36 @@ TEST_F(RedisBackendTest, AClaimHoldsOnWhatGoWritesOver) {
   for (const char* created :
        {"2023-11-14T22:13:20.123456789Z", "0001-01-01T00:00:00Z"}) {
     Cli({"SET", "t",
-         absl::StrCat(R"({"TaskUUID":"t","TaskName":"add","State":"STARTED",)"
-                      R"("Results":null,"Error":"","CreatedAt":")",
+         absl::StrCat(R"({"TaskUUID":"t","TaskName":"add","State":"SUCCESS",)"
+                      R"("Results":[{"Type":"map","Value":{"CreatedAt":"x"}}],)"
+                      R"("Error":"","CreatedAt":")",
                       created, R"(","TTL":0})")});
     EXPECT_EQ(TryCreate("t").value(), PendingAnswer::kPast);
   }
+}
+
+TEST_F(RedisBackendTest, AClaimOfAnOlderGatewayHolds) {
+  ASSERT_EQ(TryCreate("t").value(), PendingAnswer::kCreated);
+  Cli({"SET", "penstock:submit:{t}", "hash\nother"});
+  EXPECT_EQ(TryCreate("t").value(), PendingAnswer::kRepeat);
+  Cli({"SET", "penstock:submit:{t}", "different\nother"});
+  EXPECT_EQ(TryCreate("t").value(), PendingAnswer::kTaken);
+}
+
+// A gateway that was lost after it wrote the state, beside the claim of an earlier
+// one with this id.
+TEST_F(RedisBackendTest, AnEqualCallsStateBesideAnOldClaimIsTakenUp) {
+  ASSERT_EQ(TryCreate("t").value(), PendingAnswer::kCreated);
+  const std::string key = "penstock:submit:{t}";
+  const std::string text = absl::StrReplaceAll(
+      Cli({"GET", "t"}), {{"2023-11-14T22:13:20.123456789Z", "2024-01-01T00:00:00Z"}});
+  Cli({"SET", "t", text});
+  Cli({"SET", key, "different\nold\n2020-01-01T00:00:00Z"});
+  EXPECT_EQ(TryCreate("t").value(), PendingAnswer::kTaken);
+  Cli({"SET", key, "hash\nold\n2020-01-01T00:00:00Z"});
+  EXPECT_EQ(TryCreate("t").value(), PendingAnswer::kRepeat);
+  EXPECT_EQ(Cli({"GET", "t"}), text);
+  EXPECT_EQ(Cli({"GET", key}), "hash\nnonce\n2024-01-01T00:00:00Z");
 }
 
 TEST_F(RedisBackendTest, AnIdThatNobodyElseCanHaveGetsNoKeyButItsState) {
