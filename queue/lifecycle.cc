@@ -279,14 +279,14 @@ void Lifecycle::Core::BeginRun(std::shared_ptr<const Task> task,
                   std::move(verdict), std::move(done));
     return;
   }
+  using Seen = std::optional<SeenPending>;
   std::string id = task->id;
   scope.backend->SeePending(
       std::move(id),
-      scope.Guard<std::optional<SeenPending>>([core = this, task = std::move(task),
+      scope.Guard<Seen>([core = this, task = std::move(task),
                          queue = std::move(queue), worker = std::move(worker),
                          verdict = std::move(verdict), done = std::move(done)](
-                            absl::StatusOr<std::optional<SeenPending>>
-                                pending) mutable {
+                            absl::StatusOr<Seen> pending) mutable {
         if (pending.ok() && pending->has_value()) {
           verdict.recorded = false;
           verdict.seen = **std::move(pending);

@@ -102,7 +102,7 @@ struct BeginVerdict {
   std::string run;
   absl::Time start_time;
   bool recorded = true;  // with kRun; false: RecordBegin, if it runs on
-  std::string seen;      // with kRun: Backend::SeePending's, for Finish
+  SeenPending seen;      // with kRun: for Finish
 };
 
 // What became of an outcome.

@@ -885,6 +885,11 @@ TEST_F(RedisBackendTest, DestructionFailsWhatIsPending) {
   ASSERT_TRUE(server_.Pause().ok());
   std::vector<Awaited<bool>> pings(100);
   for (auto& ping : pings) backend_->Ping(ping.done());
+  // The first is on its way, the others wait for it.
+  std::vector<Awaited<bool>> removals(3);
+  for (auto& removal : removals) {
+    backend_->RemoveLeased({.task = {.task_id = "t"}}, removal.done());
+  }
   Awaited<std::vector<std::optional<TaskState>>> read;
   backend_->GetStates({"t"}, read.callback());
   Awaited<bool> follow_up;
@@ -897,6 +902,10 @@ TEST_F(RedisBackendTest, DestructionFailsWhatIsPending) {
   for (auto& ping : pings) {
     ASSERT_TRUE(ping.HasArrived());
     EXPECT_TRUE(absl::IsUnavailable(ping.Wait().status()));
+  }
+  for (auto& removal : removals) {
+    ASSERT_TRUE(removal.HasArrived());
+    EXPECT_TRUE(absl::IsUnavailable(removal.Wait().status()));
   }
   ASSERT_TRUE(read.HasArrived());
   EXPECT_TRUE(absl::IsUnavailable(read.Wait().status()));
