@@ -48,10 +48,7 @@ struct Intake {
 
 // Requests as Lifecycle takes them: valid, every id given. `payload_hash` is of
 // the request as it came, before ids and delays were resolved.
-struct TaskCall {
-  Task task;
-  std::string payload_hash;  // empty where no repeat can have this id
-};
+using TaskCall = NewTask;
 struct BatchCall {
   std::vector<absl::StatusOr<TaskCall>> tasks;  // as ReadSendTask answers
   std::string payload_hash;  // empty without a request_id

@@ -87,6 +87,7 @@ struct GatewayService::Core {
 
   // Synchronise themselves.
   Waiters waiters;
+  const std::shared_ptr<OpenCalls> open_sends = std::make_shared<OpenCalls>();
   Permits sends;
   Permits reads;
   Permits waits;
@@ -514,7 +515,7 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
       grpc::CallbackServerContext* context,
       const v1::SendTaskRequest* request,
       v1::SendTaskResponse* response) override {
-    return Send(*context, *request, /*tasks=*/1,
+    return Send(context, *request, /*tasks=*/1,
                 static_cast<int64_t>(request->ByteSizeLong()),
                 [response](const SentIds& ids, const Submitted& submitted) {
                   response->set_task_id(ids.task_ids.front());
@@ -528,7 +529,7 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
       grpc::CallbackServerContext* context,
       const v1::BatchSendTasksRequest* request,
       v1::BatchSendTasksResponse* response) override {
-    return Send(*context, *request, request->tasks_size(),
+    return Send(context, *request, request->tasks_size(),
                 static_cast<int64_t>(request->ByteSizeLong()),
                 [response](const SentIds& ids, const Submitted& submitted) {
                   for (const BatchResult& result : *ids.batch) {
@@ -560,7 +561,7 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
       grpc::CallbackServerContext* context,
       const v1::SendChainRequest* request,
       v1::SendChainResponse* response) override {
-    return Send(*context, *request, request->tasks_size(),
+    return Send(context, *request, request->tasks_size(),
                 static_cast<int64_t>(request->ByteSizeLong()),
                 [response](const SentIds& ids, const Submitted& submitted) {
                   SetIds(ids.task_ids, response->mutable_task_ids());
@@ -572,7 +573,7 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
       grpc::CallbackServerContext* context,
       const v1::SendGroupRequest* request,
       v1::SendGroupResponse* response) override {
-    return Send(*context, *request, request->tasks_size(),
+    return Send(context, *request, request->tasks_size(),
                 static_cast<int64_t>(request->ByteSizeLong()),
                 [response](const SentIds& ids, const Submitted& submitted) {
                   response->set_group_id(ids.group_id);
@@ -590,7 +591,7 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
         BytesOf(request->tasks()) +
         request->tasks_size() *
             static_cast<int64_t>(request->callback().ByteSizeLong());
-    return Send(*context, *request, request->tasks_size() + 1, bytes,
+    return Send(context, *request, request->tasks_size() + 1, bytes,
                 [response](const SentIds& ids, const Submitted& submitted) {
                   response->set_group_id(ids.group_id);
                   SetIds(ids.task_ids, response->mutable_task_ids());
@@ -773,23 +774,23 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
 
  private:
   template <typename Request>
-  grpc::ServerUnaryReactor* Send(const grpc::CallbackServerContext& context,
+  grpc::ServerUnaryReactor* Send(grpc::CallbackServerContext* context,
                                  const Request& request, int64_t tasks,
                                  int64_t bytes, Fill fill) {
-    auto call = UnaryCall::Make();
+    const PlainCall call(core_->open_sends, context);
     absl::StatusOr<Permit> permit = core_->AdmitSend(tasks, bytes);
     if (!permit.ok()) return Refuse(call, permit.status());
-    TraceContext trace = ReadTrace(context.client_metadata());
+    TraceContext trace = ReadTrace(context->client_metadata());
     auto sent =
         ReadSend(request, core_->MakeIntake(core_->environment->Now(),
                                             request.request_id(), trace));
     if (!sent.ok()) return Refuse(call, sent.status());
     Submission submission =
-        core_->MakeSubmission(context, std::move(sent->payload_hash));
+        core_->MakeSubmission(*context, std::move(sent->payload_hash));
     auto answer = [call, fill = std::move(fill), permit = *std::move(permit)](
                       absl::StatusOr<Sent> sent) mutable {
-      if (!sent.ok()) return call->Fail(sent.status());
-      call->Reply([&] { fill(sent->ids, sent->submitted); });
+      if (!sent.ok()) return call.Fail(sent.status());
+      call.Reply([&] { fill(sent->ids, sent->submitted); });
     };
     if (!request.request_id().empty()) {
       // The request itself may be gone by then, when the caller gives up.
@@ -814,6 +815,11 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
     return call.get();
   }
 
+  static grpc::ServerUnaryReactor* Refuse(const PlainCall& call,
+                                          const absl::Status& error) {
+    call.Fail(error);
+    return call.get();
+  }
   static grpc::ServerUnaryReactor* Refuse(
       const std::shared_ptr<UnaryCall>& call, const absl::Status& error) {
     call->Fail(error);
@@ -848,8 +854,9 @@ void GatewayService::BeginDrain() {
   core_->waiters.Drain();
 }
 
-bool GatewayService::AwaitSends(absl::Time deadline) {
-  return core_->sends.AwaitIdle(deadline);
+void GatewayService::EndSends(absl::Time deadline) {
+  if (core_->sends.AwaitIdle(deadline)) return;
+  core_->open_sends->EndAll(CancelledCall());
 }
 
 }  // namespace penstock

@@ -46,8 +46,9 @@ class GatewayService {
   // is, watches with UNAVAILABLE DRAINING.
   void BeginDrain();
 
-  // Waits for the sends that were taken on; false: `deadline` came first.
-  bool AwaitSends(absl::Time deadline);
+  // Waits for the sends that were taken on; those that are open at `deadline`
+  // end with CANCELLED.
+  void EndSends(absl::Time deadline);
 
  private:
   struct Core;

@@ -1,11 +1,9 @@
 #include "gateway/sends.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "absl/strings/str_cat.h"
 #include "queue/ids.h"
-#include "queue/waker.h"
 
 namespace penstock {
 namespace {
@@ -16,14 +14,6 @@ std::vector<std::string> IdsOf(const std::vector<Task>& tasks) {
   for (const Task& task : tasks) ids.push_back(task.id);
   return ids;
 }
-
-// The tasks of one batch that Lifecycle has not answered yet.
-struct OpenBatch {
-  std::shared_ptr<BatchResults> results;  // each written by its own callback
-  Callback<Submitted> done;
-  std::atomic<size_t> open;
-  std::atomic<bool> stopped{false};
-};
 
 // Whether reading a request again finds the same.
 bool WasMisread(const absl::Status& refused) {
@@ -72,33 +62,20 @@ void Submit(Lifecycle& lifecycle, TaskCall call, Submission submission,
 void Submit(Lifecycle& lifecycle, BatchSend call, Submission submission,
             Callback<Submitted> done) {
   if (call.tasks.empty()) return std::move(done)(Submitted{});
-  auto batch = std::make_shared<OpenBatch>();
-  batch->results = std::move(call.results);
-  batch->done = std::move(done);
-  batch->open = call.tasks.size();
-  WakeLater later;
-  for (size_t i = 0; i < call.tasks.size(); ++i) {
-    TaskCall& task = call.tasks[i];
-    lifecycle.SubmitTask(
-        std::move(task.task),
-        {.payload_hash = std::move(task.payload_hash),
-         .deadline = submission.deadline},
-        [batch, place = call.places[i]](absl::StatusOr<Submitted> submitted) {
-          BatchResult& result = (*batch->results)[place];
-          if (submitted.ok()) {
-            result.replayed = submitted->replayed;
-          } else {
-            if (absl::IsCancelled(submitted.status())) batch->stopped = true;
-            result.refused = submitted.status();
-          }
-          if (--batch->open > 0) return;
-          if (batch->stopped) {
-            std::move(batch->done)(absl::CancelledError("stopped"));
-          } else {
-            std::move(batch->done)(Submitted{});
-          }
-        });
-  }
+  lifecycle.SubmitTasks(
+      std::move(call.tasks), submission.deadline,
+      [results = std::move(call.results), places = std::move(call.places),
+       done = std::move(done)](
+          absl::StatusOr<SubmittedTasks> submitted) mutable {
+        if (!submitted.ok()) return std::move(done)(submitted.status());
+        for (size_t i = 0; i < places.size(); ++i) {
+          const absl::StatusOr<Submitted>& one = (*submitted)[i];
+          BatchResult& result = (*results)[places[i]];
+          result.refused = one.status();
+          if (one.ok()) result.replayed = one->replayed;
+        }
+        std::move(done)(Submitted{});
+      });
 }
 
 void Submit(Lifecycle& lifecycle, ChainCall call, Submission submission,

@@ -108,7 +108,7 @@ void Server::BeginDrain() {
 void Server::Drain(absl::Time deadline) {
   if (parts_->server == nullptr) return;
   BeginDrain();
-  parts_->gateway.AwaitSends(deadline);
+  parts_->gateway.EndSends(deadline);
   parts_->schedules.AwaitTicks(deadline);
   // An infinite past is not a time that the system's clock can say.
   deadline = std::max(deadline, absl::Now());

@@ -169,6 +169,11 @@ void Lifecycle::SubmitTask(Task task, Submission submission,
                               std::move(done));
 }
 
+void Lifecycle::SubmitTasks(std::vector<NewTask> tasks, absl::Time deadline,
+                            Callback<SubmittedTasks> done) {
+  core_->submitter.SubmitTasks(std::move(tasks), deadline, std::move(done));
+}
+
 void Lifecycle::SubmitChain(std::vector<Task> links, Submission submission,
                             Callback<Submitted> done) {
   core_->submitter.SubmitChain(std::move(links), std::move(submission),

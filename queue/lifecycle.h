@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "queue/backend.h"
 #include "queue/broker.h"
@@ -62,6 +63,15 @@ struct Submitted {
   bool replayed = false;  // it was accepted before: an equal call had these ids
   absl::Time create_time;
 };
+
+// One of several tasks that are sent together.
+struct NewTask {
+  Task task;
+  std::string payload_hash;  // as Submission's
+};
+
+// The outcome of each, in their order: SubmitTask's.
+using SubmittedTasks = std::vector<absl::StatusOr<Submitted>>;
 
 struct CancelledTask {
   TaskState state;        // what stands now
@@ -143,6 +153,11 @@ class Lifecycle {
   //                       call with the same ids is safe
   //   ABORTED             GROUP_PARTIALLY_SENT (metadata sent, total)
   void SubmitTask(Task task, Submission submission, Callback<Submitted> done);
+
+  // The same for one or more tasks that have nothing to do with each other, at
+  // less cost. CANCELLED as a whole after Stop.
+  void SubmitTasks(std::vector<NewTask> tasks, absl::Time deadline,
+                   Callback<SubmittedTasks> done);
 
   // `links` in order, each with its id and no on_success but the last one's.
   void SubmitChain(std::vector<Task> links, Submission submission,

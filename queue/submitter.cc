@@ -9,6 +9,7 @@
 #include "absl/synchronization/mutex.h"
 #include "queue/dispatch.h"
 #include "queue/errors.h"
+#include "queue/policy.h"
 #include "queue/wire/task_json.h"
 #include "queue/workflow.h"
 
@@ -75,14 +76,146 @@ struct Submitter::Call {
   }
 };
 
+// Tasks that are sent together and have nothing to do with each other. One that
+// meets nothing unusual goes all the way here, any other by a Call of its own.
+struct Submitter::Batch {
+  // Constant.
+  std::vector<NewTask> tasks;
+  absl::Time deadline;
+  std::string nonce;
+  absl::Time create_time;
+  Callback<SubmittedTasks> done;
+
+  SubmittedTasks outcomes;  // each written by its own callback
+  std::atomic<size_t> open;
+  std::atomic<bool> stopped{false};
+
+  void Settle(size_t place, absl::StatusOr<Submitted> outcome) {
+    if (absl::IsCancelled(outcome.status())) stopped = true;
+    outcomes[place] = std::move(outcome);
+    if (--open > 0) return;
+    if (stopped) {
+      std::move(done)(absl::CancelledError("stopped"));
+    } else {
+      std::move(done)(std::move(outcomes));
+    }
+  }
+};
+
+void Submitter::SubmitTasks(std::vector<NewTask> tasks, absl::Time deadline,
+                            Callback<SubmittedTasks> done) {
+  auto batch = std::make_shared<Batch>();
+  batch->tasks = std::move(tasks);
+  batch->deadline = deadline;
+  batch->nonce = scope_->environment->NewUuid();
+  batch->create_time = scope_->environment->Now();
+  batch->done = std::move(done);
+  batch->outcomes.resize(batch->tasks.size());
+  batch->open = batch->tasks.size();
+  std::vector<size_t> places;
+  places.reserve(batch->tasks.size());
+  // Those of a Call first: while the others are open the batch is not answered.
+  for (size_t i = 0; i < batch->tasks.size(); ++i) {
+    Task& task = batch->tasks[i].task;
+    if (UniqueKeyOf(task).has_value()) {
+      Start(CallOf(batch, i));
+      continue;
+    }
+    if (task.routing_key.empty()) {
+      task.routing_key = scope_->broker->DefaultRoutingKey();
+    }
+    places.push_back(i);
+  }
+  if (!places.empty()) CreateStates(std::move(batch), std::move(places));
+}
+
+void Submitter::CreateStates(BatchPtr batch, std::vector<size_t> places) {
+  std::vector<PendingRequest> requests;
+  requests.reserve(places.size());
+  for (const size_t place : places) {
+    const NewTask& one = batch->tasks[place];
+    requests.push_back({.state = PendingStateOf(one.task, batch->create_time),
+                        .payload_hash = one.payload_hash,
+                        .nonce = batch->nonce,
+                        .ttl = PendingTtl(*scope_, one.task)});
+  }
+  scope_->backend->CreatePending(
+      std::move(requests),
+      scope_->Guard<std::vector<PendingAnswer>>(
+          [this, batch, places = std::move(places)](
+              absl::StatusOr<std::vector<PendingAnswer>> answers) {
+            const absl::Status& status = answers.status();
+            const bool all_fail =
+                IsTransient(status) || absl::IsCancelled(status);
+            for (size_t i = 0; i < places.size(); ++i) {
+              const size_t place = places[i];
+              if (all_fail) {
+                batch->Settle(place, status);
+              } else if (!status.ok()) {
+                // One of them is refused for good: which, the next try tells.
+                Start(CallOf(batch, place));
+              } else if ((*answers)[i] == PendingAnswer::kCreated) {
+                SendOne(batch, place);
+              } else {
+                CallPtr call = CallOf(batch, place);
+                call->answers = {(*answers)[i]};
+                OnCreated(std::move(call));
+              }
+            }
+          }));
+}
+
+void Submitter::SendOne(BatchPtr batch, size_t place) {
+  const Task& task = batch->tasks[place].task;
+  Dispatch(*scope_, task, batch->deadline,
+           scope_->GuardDone([this, batch, place](absl::Status status) {
+             if (!status.ok()) {
+               CallPtr call = CallOf(batch, place);
+               call->answers = {PendingAnswer::kCreated};
+               {
+                 absl::MutexLock lock(&call->mu);
+                 call->next = call->in_flight = 1;
+               }
+               OnSent(std::move(call), 0, std::move(status));
+               return;
+             }
+             const std::optional<ZonedTime>& eta = batch->tasks[place].task.eta;
+             if (eta.has_value()) mover_->Expect(eta->time);
+             batch->Settle(place, Submitted{.create_time = batch->create_time});
+           }));
+}
+
+// The task at `place`, from here on by itself.
+Submitter::CallPtr Submitter::CallOf(const BatchPtr& batch, size_t place) {
+  NewTask& one = batch->tasks[place];
+  auto call = std::make_shared<Call>();
+  call->submission = {.payload_hash = std::move(one.payload_hash),
+                      .deadline = batch->deadline};
+  call->done = [batch, place](absl::StatusOr<Submitted> outcome) {
+    batch->Settle(place, std::move(outcome));
+  };
+  call->nonce = batch->nonce;
+  call->create_time = batch->create_time;
+  call->ttl = PendingTtl(*scope_, one.task);
+  call->to_send.push_back(std::move(one.task));
+  call->unique = UniqueKeys::ClaimsOf(call->to_send);
+  return call;
+}
+
 void Submitter::SubmitTask(Task task, Submission submission,
                            Callback<Submitted> done) {
-  auto call = std::make_shared<Call>();
-  call->submission = std::move(submission);
-  call->done = std::move(done);
-  call->to_send.push_back(std::move(task));
-  call->unique = UniqueKeys::ClaimsOf(call->to_send);
-  Start(std::move(call));
+  std::vector<NewTask> tasks;
+  tasks.push_back({.task = std::move(task),
+                   .payload_hash = std::move(submission.payload_hash)});
+  SubmitTasks(std::move(tasks), submission.deadline,
+              [done = std::move(done)](
+                  absl::StatusOr<SubmittedTasks> submitted) mutable {
+                if (submitted.ok()) {
+                  std::move(done)(std::move(submitted->front()));
+                } else {
+                  std::move(done)(submitted.status());
+                }
+              });
 }
 
 void Submitter::SubmitChain(std::vector<Task> links, Submission submission,
@@ -136,8 +269,10 @@ void Submitter::SubmitGroup(NewGroup group, Submission submission,
 }
 
 void Submitter::Start(CallPtr call) {
-  call->nonce = scope_->environment->NewUuid();
-  call->create_time = scope_->environment->Now();
+  if (call->nonce.empty()) {
+    call->nonce = scope_->environment->NewUuid();
+    call->create_time = scope_->environment->Now();
+  }
   // The same as the record's: a PENDING of another time is a Go worker's.
   for (TaskState& state : call->promised) {
     state.create_time = call->create_time;
@@ -221,21 +356,24 @@ void Submitter::CreateStates(CallPtr call) {
               return;
             }
             call->answers = *std::move(answers);
-            auto taken = std::find(call->answers.begin(), call->answers.end(),
-                                   PendingAnswer::kTaken);
-            if (taken != call->answers.end()) {
-              const std::string id =
-                  call->AllIds()[taken - call->answers.begin()];
-              TakeBack(call, MakeError(absl::StatusCode::kAlreadyExists,
-                                       reason::kTaskIdExists,
-                                       absl::StrCat("another task with the id ",
-                                                    id, " exists already"),
-                                       {{"task_id", id}}));
-              return;
-            }
-            call->replayed = !call->OwnsAll();
-            SendNext(call);
+            OnCreated(call);
           }));
+}
+
+void Submitter::OnCreated(CallPtr call) {
+  auto taken = std::find(call->answers.begin(), call->answers.end(),
+                         PendingAnswer::kTaken);
+  if (taken != call->answers.end()) {
+    const std::string id = call->AllIds()[taken - call->answers.begin()];
+    TakeBack(call, MakeError(absl::StatusCode::kAlreadyExists,
+                             reason::kTaskIdExists,
+                             absl::StrCat("another task with the id ", id,
+                                          " exists already"),
+                             {{"task_id", id}}));
+    return;
+  }
+  call->replayed = !call->OwnsAll();
+  SendNext(std::move(call));
 }
 
 // Sends what the window lets through; the last one to settle goes on.
@@ -263,32 +401,36 @@ void Submitter::SendNext(CallPtr call) {
 
 void Submitter::SendOne(CallPtr call, size_t index) {
   Done settled = scope_->GuardDone([this, call, index](absl::Status status) {
-    if (status.ok() && call->to_send[index].eta.has_value()) {
-      mover_->Expect(call->to_send[index].eta->time);
-    }
-    bool next;
-    {
-      absl::MutexLock lock(&call->mu);
-      --call->in_flight;
-      if (status.ok()) {
-        ++call->sent;
-      } else {
-        // Only a returned message, or one too large, surely was not sent; and
-        // not even that when another submission sends the same task.
-        const bool surely_not = !IsTransient(status) &&
-                                !absl::IsCancelled(status) &&
-                                call->answers[index] == PendingAnswer::kCreated;
-        if (!surely_not) ++call->unknown;
-        // After Stop nothing more is asked of the broker, which may be gone.
-        if (absl::IsCancelled(status)) call->next = call->to_send.size();
-        if (call->failure.ok()) call->failure = std::move(status);
-      }
-      next = call->in_flight == 0 || call->next < call->to_send.size();
-    }
-    if (next) SendNext(call);
+    OnSent(call, index, std::move(status));
   });
   Dispatch(*scope_, call->to_send[index], call->submission.deadline,
            std::move(settled));
+}
+
+void Submitter::OnSent(CallPtr call, size_t index, absl::Status status) {
+  if (status.ok() && call->to_send[index].eta.has_value()) {
+    mover_->Expect(call->to_send[index].eta->time);
+  }
+  bool next;
+  {
+    absl::MutexLock lock(&call->mu);
+    --call->in_flight;
+    if (status.ok()) {
+      ++call->sent;
+    } else {
+      // Only a returned message, or one too large, surely was not sent; and
+      // not even that when another submission sends the same task.
+      const bool surely_not = !IsTransient(status) &&
+                              !absl::IsCancelled(status) &&
+                              call->answers[index] == PendingAnswer::kCreated;
+      if (!surely_not) ++call->unknown;
+      // After Stop nothing more is asked of the broker, which may be gone.
+      if (absl::IsCancelled(status)) call->next = call->to_send.size();
+      if (call->failure.ok()) call->failure = std::move(status);
+    }
+    next = call->in_flight == 0 || call->next < call->to_send.size();
+  }
+  if (next) SendNext(std::move(call));
 }
 
 void Submitter::AllSettled(CallPtr call) {

@@ -28,6 +28,8 @@ class Submitter {
         unique_keys_(scope) {}
 
   void SubmitTask(Task task, Submission submission, Callback<Submitted> done);
+  void SubmitTasks(std::vector<NewTask> tasks, absl::Time deadline,
+                   Callback<SubmittedTasks> done);
   void SubmitChain(std::vector<Task> links, Submission submission,
                    Callback<Submitted> done);
   void SubmitGroup(NewGroup group, Submission submission,
@@ -36,12 +38,20 @@ class Submitter {
  private:
   struct Call;
   using CallPtr = std::shared_ptr<Call>;
+  struct Batch;
+  using BatchPtr = std::shared_ptr<Batch>;
+
+  void CreateStates(BatchPtr batch, std::vector<size_t> places);
+  void SendOne(BatchPtr batch, size_t place);
+  CallPtr CallOf(const BatchPtr& batch, size_t place);
 
   void Start(CallPtr call);
   void CreateRecord(CallPtr call);
   void CreateStates(CallPtr call);
+  void OnCreated(CallPtr call);
   void SendNext(CallPtr call);
   void SendOne(CallPtr call, size_t index);
+  void OnSent(CallPtr call, size_t index, absl::Status status);
   void AllSettled(CallPtr call);
   void FollowEnded(CallPtr call);
   void MarkSubmitted(CallPtr call);

@@ -46,10 +46,24 @@ Outcome Failure(const std::string& error) {
   return {.kind = Outcome::kFailure, .error = error, .error_type = "exception"};
 }
 
-// A backend that, on command, has only machinery's own records of groups.
+// A backend that, on command, has only machinery's own records of groups, or
+// cannot have a state under some id.
 class NoRecordsOnCommand : public FailingBackend {
  public:
   using FailingBackend::FailingBackend;
+  void RefuseForGood(const std::string& task_id) { refused_id_ = task_id; }
+  void CreatePending(std::vector<PendingRequest> requests,
+                     Callback<std::vector<PendingAnswer>> done) override {
+    for (const PendingRequest& request : requests) {
+      if (request.state.task_id != refused_id_) continue;
+      FailingBackend::Ping([done = std::move(done)](absl::Status) mutable {
+        std::move(done)(MakeError(absl::StatusCode::kInternal,
+                                  reason::kInternal, "WRONGTYPE"));
+      });
+      return;
+    }
+    FailingBackend::CreatePending(std::move(requests), std::move(done));
+  }
   void HideRecords() { hide_records_ = true; }
   void GetRecord(WorkflowRecord::Kind kind, std::string id,
                  Callback<std::optional<WorkflowRecord>> done) override {
@@ -64,6 +78,7 @@ class NoRecordsOnCommand : public FailingBackend {
 
  private:
   bool hide_records_ = false;
+  std::string refused_id_;
 };
 
 class LifecycleTest : public ::testing::Test {
@@ -105,6 +120,25 @@ class LifecycleTest : public ::testing::Test {
       lifecycle_->SubmitTask(std::move(task), {.payload_hash = hash},
                              std::move(done));
     });
+  }
+  // The outcome of each: "sent", "replayed", or the error's reason or code.
+  std::vector<std::string> SendTogether(std::vector<NewTask> tasks) {
+    std::vector<std::string> outcomes;
+    auto answer = [&](absl::StatusOr<SubmittedTasks> submitted) {
+      if (!submitted.ok()) {
+        outcomes = {submitted.status().ToString()};
+        return;
+      }
+      for (const absl::StatusOr<Submitted>& one : *submitted) {
+        outcomes.push_back(one.ok() ? one->replayed ? "replayed" : "sent"
+                                    : std::string(ReasonOf(one.status())));
+      }
+    };
+    lifecycle_->SubmitTasks(std::move(tasks), absl::InfiniteFuture(), answer);
+    for (int i = 0; i < 200 && outcomes.empty(); ++i) {
+      environment_.Advance(absl::Milliseconds(50));
+    }
+    return outcomes;
   }
   absl::StatusOr<Submitted> SendChain(std::vector<Task> links,
                                       const std::string& hash = "h") {
@@ -526,6 +560,75 @@ TEST_F(LifecycleTest, AnEqualRepeatIsAcceptedOnce) {
   EXPECT_TRUE(late->replayed);
   environment_.RunDue();
   EXPECT_EQ(runs_["t"], 1);
+}
+
+TEST_F(LifecycleTest, TasksThatAreSentTogetherHaveOutcomesOfTheirOwn) {
+  ASSERT_TRUE(Send(Add("repeat", {1}), "equal").ok());
+  ASSERT_TRUE(Send(Add("taken", {1}), "theirs").ok());
+  ASSERT_TRUE(Send(Add("past", {1}), "equal").ok());
+  Cancel("past");
+  Task nowhere = Add("nowhere", {1});
+  nowhere.routing_key = "nowhere";
+  Task held = Add("held", {1});
+  SetUniqueKey(held, "key");
+  Task refused = Add("refused", {1});
+  SetUniqueKey(refused, "key");
+  Task later = Add("later", {1});
+  later.eta = ZonedTime{.time = environment_.Now() + absl::Seconds(9)};
+  EXPECT_THAT(SendTogether({{Add("a", {1, 2}), "h"},
+                            {Add("repeat", {1}), "equal"},
+                            {Add("taken", {2}), "ours"},
+                            {Add("past", {1}), "equal"},
+                            {nowhere, "h"},
+                            {held, "h"},
+                            {refused, "h"},
+                            {later, ""},
+                            {Add("b", {3}), ""}}),
+              ElementsAre("sent", "replayed", "TASK_ID_EXISTS", "replayed",
+                          "QUEUE_NOT_FOUND", "sent", "UNIQUE_KEY_HELD", "sent",
+                          "sent"));
+  EXPECT_EQ(Seen("nowhere"), "none");
+  EXPECT_EQ(Seen("refused"), "none");
+  EXPECT_EQ(Seen("later"), "PENDING");
+  StartWorker();
+  environment_.Advance(absl::Seconds(10));
+  EXPECT_EQ(Seen("a"), "SUCCESS 3");
+  EXPECT_EQ(Seen("b"), "SUCCESS 3");
+  EXPECT_EQ(Seen("held"), "SUCCESS 1");
+  EXPECT_EQ(Seen("later"), "SUCCESS 1");
+  EXPECT_EQ(Seen("taken"), "SUCCESS 1");
+  EXPECT_EQ(Seen("past"), "FAILURE cancelled: why");
+}
+
+TEST_F(LifecycleTest, ALostConfirmAmongSeveralIsOfItsTaskAlone) {
+  broker_.FailNextPublish(absl::OkStatus());
+  broker_.FailNextPublish(MakeError(absl::StatusCode::kUnavailable,
+                                    reason::kBrokerUnavailable, "lost"));
+  EXPECT_THAT(SendTogether({{Add("a", {1}), "h"}, {Add("b", {2}), "h"}}),
+              ElementsAre("sent", "BROKER_UNAVAILABLE"));
+  EXPECT_EQ(Seen("b"), "PENDING");  // it may have been sent: a repeat is safe
+  EXPECT_THAT(SendTogether({{Add("a", {1}), "h"}, {Add("b", {2}), "h"}}),
+              ElementsAre("replayed", "replayed"));
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(Seen("b"), "SUCCESS 2");
+}
+
+TEST_F(LifecycleTest, TasksThatAreSentTogetherWithoutABackendAllFail) {
+  backend_.FailNext("CreatePending", 1);
+  EXPECT_THAT(SendTogether({{Add("a", {1}), "h"}, {Add("b", {2}), "h"}}),
+              ElementsAre("BACKEND_UNAVAILABLE", "BACKEND_UNAVAILABLE"));
+  EXPECT_EQ(Seen("a"), "none");
+}
+
+// What stands under one id must not be the others' fate.
+TEST_F(LifecycleTest, AnIdThatTheBackendRefusesIsRefusedAlone) {
+  backend_.RefuseForGood("odd");
+  EXPECT_THAT(SendTogether({{Add("a", {1}), "h"}, {Add("odd", {2}), "h"}}),
+              ElementsAre("sent", "INTERNAL"));
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(Seen("a"), "SUCCESS 1");
 }
 
 TEST_F(LifecycleTest, AnotherTaskUnderATakenIdIsRefused) {
