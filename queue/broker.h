@@ -73,6 +73,10 @@ class Consumer {
   virtual void Pause() = 0;
   virtual void Resume() = 0;
 
+  // From now on so many deliveries are held unacked at most, per queue. Of what is
+  // held already none is given back.
+  virtual void SetPrefetch(int prefetch) = 0;
+
   // Takes no more deliveries, for good; `done` runs when the last delivery has
   // been handed out. Acks and returns work until the consumer is destroyed.
   virtual void Stop(Done done) = 0;

@@ -69,8 +69,10 @@ void Groups::Forget(const std::string& group_id) {
 }
 
 void Groups::StartPass(OpenGroupPtr group, std::vector<Done> joiners) {
+  // So many more are final, at least.
+  const size_t count = joiners.size();
   auto shared = std::make_shared<std::vector<Done>>(std::move(joiners));
-  Learn(group, [this, group, shared](absl::Status status) mutable {
+  Learn(group, count, [this, group, shared](absl::Status status) mutable {
     FinishAll(std::move(*shared), status);
     std::vector<Done> next;
     {
@@ -88,9 +90,9 @@ void Groups::StartPass(OpenGroupPtr group, std::vector<Done> joiners) {
 }
 
 // Reads the group's record once, then reads on.
-void Groups::Learn(OpenGroupPtr group, Done done) {
+void Groups::Learn(OpenGroupPtr group, size_t count, Done done) {
   if (group->known) {
-    ReadOn(std::move(group), 1, std::move(done));
+    ReadOn(std::move(group), count, std::move(done));
     return;
   }
   scope_->Repeat<std::optional<WorkflowRecord>>(
@@ -98,7 +100,7 @@ void Groups::Learn(OpenGroupPtr group, Done done) {
           Callback<std::optional<WorkflowRecord>> cb) {
         scope_->backend->GetRecord(WorkflowRecord::kGroup, id, std::move(cb));
       },
-      [this, group, done = std::move(done)](
+      [this, group, count, done = std::move(done)](
           absl::StatusOr<std::optional<WorkflowRecord>> record) mutable {
         if (!record.ok()) {
           std::move(done)(record.status());
@@ -110,7 +112,7 @@ void Groups::Learn(OpenGroupPtr group, Done done) {
         }
         group->record = **std::move(record);
         group->known = true;
-        ReadOn(std::move(group), 1, std::move(done));
+        ReadOn(std::move(group), count, std::move(done));
       });
 }
 

@@ -65,7 +65,7 @@ class Groups {
   void DropOldest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   void StartPass(OpenGroupPtr group, std::vector<Done> joiners);
-  void Learn(OpenGroupPtr group, Done done);
+  void Learn(OpenGroupPtr group, size_t count, Done done);
   void Adopt(OpenGroupPtr group, Done done);
   void ReadOn(OpenGroupPtr group, size_t count, Done done);
   void Claim(std::shared_ptr<const WorkflowRecord> record,

@@ -94,7 +94,8 @@ AmqpConsumer::AmqpConsumer(AmqpAddress address, Options options,
       mailbox_([this] { waker_.Signal(); }),
       health_(BrokerUnavailable("not connected to RabbitMQ yet")),
       on_delivery_(std::move(on_delivery)),
-      attempts_("consumer", address_.Name(), environment) {
+      attempts_("consumer", address_.Name(), environment),
+      prefetch_(consume_.prefetch) {
   for (const std::string& queue : consume_.queues) {
     sources_.push_back(
         {.queue = queue,
@@ -129,6 +130,9 @@ void AmqpConsumer::Return(DeliveryTag tag) {
 }
 void AmqpConsumer::Pause() { Put({.kind = Command::kPause}); }
 void AmqpConsumer::Resume() { Put({.kind = Command::kResume}); }
+void AmqpConsumer::SetPrefetch(int prefetch) {
+  Put({.kind = Command::kPrefetch, .prefetch = prefetch});
+}
 void AmqpConsumer::Stop(Done done) {
   Put({.kind = Command::kStop, .done = std::move(done)});
 }
@@ -179,6 +183,9 @@ void AmqpConsumer::Forget() {
   returns_.clear();
   incoming_.reset();
   consuming_ = false;
+  consumes_ = 0;
+  consumer_tags_.clear();
+  queues_by_tag_.clear();
   cancels_ = 0;
 }
 
@@ -188,12 +195,6 @@ absl::Status AmqpConsumer::Connect(const std::stop_token& stop) {
   if (!connection.ok()) return connection.status();
   connection_ = *std::move(connection);
   if (auto status = DeclareTopology(*connection_, options_, consume_.queues);
-      !status.ok()) {
-    return status;
-  }
-  amqp_basic_qos(connection_->handle(), AmqpConnection::kChannel, 0,
-                 static_cast<uint16_t>(consume_.prefetch), /*global=*/0);
-  if (auto status = connection_->RpcStatus("the prefetch was refused");
       !status.ok()) {
     return status;
   }
@@ -260,6 +261,9 @@ void AmqpConsumer::TakeCommands() {
       case Command::kResume:
         paused_ = false;
         break;
+      case Command::kPrefetch:
+        prefetch_ = command.prefetch;
+        break;
       case Command::kStop:
         stopped_ = true;
         stop_done_.push_back(std::move(command.done));
@@ -323,15 +327,11 @@ absl::Status AmqpConsumer::HandOut(Delivery delivery) {
   return absl::OkStatus();
 }
 
-const AmqpConsumer::Source* AmqpConsumer::FindSource(
-    amqp_bytes_t consumer_tag) const {
-  for (const Source& source : sources_) {
-    if (source.consumer_tag.size() == consumer_tag.len &&
-        ToView(consumer_tag) == source.consumer_tag) {
-      return &source;
-    }
-  }
-  return nullptr;
+absl::string_view AmqpConsumer::QueueOf(amqp_bytes_t consumer_tag) const {
+  const absl::string_view tag = ToView(consumer_tag);
+  const auto found =
+      queues_by_tag_.find(std::string_view(tag.data(), tag.size()));
+  return found == queues_by_tag_.end() ? absl::string_view() : found->second;
 }
 
 absl::Status AmqpConsumer::HandleMethod(const amqp_frame_t& frame) {
@@ -339,12 +339,11 @@ absl::Status AmqpConsumer::HandleMethod(const amqp_frame_t& frame) {
   switch (method.id) {
     case AMQP_BASIC_DELIVER_METHOD: {
       const auto* deliver = static_cast<amqp_basic_deliver_t*>(method.decoded);
-      const Source* source = FindSource(deliver->consumer_tag);
       incoming_.emplace();
       incoming_->delivery.tag = {.generation = generation_,
                                  .tag = deliver->delivery_tag};
       incoming_->delivery.redelivered = deliver->redelivered != 0;
-      if (source != nullptr) incoming_->delivery.queue = source->queue;
+      incoming_->delivery.queue = std::string(QueueOf(deliver->consumer_tag));
       return absl::OkStatus();
     }
     case AMQP_BASIC_CANCEL_OK_METHOD:
@@ -354,9 +353,8 @@ absl::Status AmqpConsumer::HandleMethod(const amqp_frame_t& frame) {
       // Not acked anyhow, but what runs from the other queues can still be.
       if (!WantsDeliveries()) return absl::OkStatus();
       const auto* cancel = static_cast<amqp_basic_cancel_t*>(method.decoded);
-      const Source* source = FindSource(cancel->consumer_tag);
       return connection_->Error(
-          absl::StrCat("queue \"", source ? source->queue : std::string("?"),
+          absl::StrCat("queue \"", QueueOf(cancel->consumer_tag),
                        "\" was deleted or its node is gone"));
     }
     case AMQP_CHANNEL_CLOSE_METHOD:
@@ -368,13 +366,16 @@ absl::Status AmqpConsumer::HandleMethod(const amqp_frame_t& frame) {
 }
 
 bool AmqpConsumer::HasOutput() const {
-  return unacked_.HasDue() || !returns_.empty() ||
+  return unacked_.HasDue() || !returns_.empty() || MustConsumeAnew() ||
          consuming_ != WantsDeliveries();
 }
 
 absl::Status AmqpConsumer::Send() {
   // A pause before acks: they must not draw in the deliveries that it is
   // against.
+  if (MustConsumeAnew()) {
+    if (auto status = SendCancel(); !status.ok()) return status;
+  }
   if (consuming_ != WantsDeliveries()) {
     auto status = consuming_ ? SendCancel() : SendConsume();
     if (!status.ok()) return status;
@@ -415,10 +416,33 @@ absl::Status AmqpConsumer::SendAcks(size_t* budget) {
 }
 
 absl::Status AmqpConsumer::SendConsume() {
+  // Of the consumers that come after it.
+  amqp_basic_qos_t qos{};
+  qos.prefetch_count = static_cast<uint16_t>(prefetch_);
+  if (auto status = connection_->SendStatus(
+          amqp_send_method(connection_->handle(), AmqpConnection::kChannel,
+                           AMQP_BASIC_QOS_METHOD, &qos));
+      !status.ok()) {
+    return status;
+  }
+  consumed_prefetch_ = prefetch_;
+  std::erase_if(queues_by_tag_, [this](const auto& known) {
+    return std::find(consumer_tags_.begin(), consumer_tags_.end(),
+                     known.first) == consumer_tags_.end();
+  });
+  consumer_tags_.clear();
+  const int times = consumes_++;
   for (const Source& source : sources_) {
+    // Each time another one: a quorum queue may still know a cancelled consumer,
+    // by what it holds.
+    std::string tag = times == 0
+                          ? source.consumer_tag
+                          : absl::StrCat(source.consumer_tag, "~", times);
+    queues_by_tag_[tag] = source.queue;
     amqp_basic_consume_t consume{};
     consume.queue = ToBytes(source.queue);
-    consume.consumer_tag = ToBytes(source.consumer_tag);
+    consume.consumer_tag = ToBytes(tag);
+    consumer_tags_.push_back(tag);
     if (auto status = connection_->SendStatus(
             amqp_send_method(connection_->handle(), AmqpConnection::kChannel,
                              AMQP_BASIC_CONSUME_METHOD, &consume));
@@ -431,9 +455,9 @@ absl::Status AmqpConsumer::SendConsume() {
 }
 
 absl::Status AmqpConsumer::SendCancel() {
-  for (const Source& source : sources_) {
+  for (const std::string& tag : consumer_tags_) {
     amqp_basic_cancel_t cancel{};
-    cancel.consumer_tag = ToBytes(source.consumer_tag);
+    cancel.consumer_tag = ToBytes(tag);
     if (auto status = connection_->SendStatus(
             amqp_send_method(connection_->handle(), AmqpConnection::kChannel,
                              AMQP_BASIC_CANCEL_METHOD, &cancel));

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -81,20 +82,24 @@ class AmqpConsumer : public Consumer {
   void Return(DeliveryTag tag) override;
   void Pause() override;
   void Resume() override;
+  void SetPrefetch(int prefetch) override;
   void Stop(Done done) override;
   absl::Status Health() override;
 
  private:
   struct Command {
-    enum Kind : uint8_t { kAck, kReturn, kPause, kResume, kStop } kind;
+    enum Kind : uint8_t {
+      kAck, kReturn, kPause, kResume, kPrefetch, kStop
+    } kind;
     DeliveryTag tag;
+    int prefetch = 0;  // kPrefetch
     Done done;  // kStop
   };
 
   // One queue's consumer at the server.
   struct Source {
     std::string queue;
-    std::string consumer_tag;
+    std::string consumer_tag;  // as it began: see SendConsume
   };
 
   // A delivery of which not all frames have come.
@@ -117,9 +122,12 @@ class AmqpConsumer : public Consumer {
   absl::Status ReadFrames();
   absl::Status HandleMethod(const amqp_frame_t& frame);
   absl::Status HandOut(Delivery delivery);
-  const Source* FindSource(amqp_bytes_t consumer_tag) const;
+  absl::string_view QueueOf(amqp_bytes_t consumer_tag) const;
 
   bool WantsDeliveries() const { return !paused_ && !stopped_; }
+  bool MustConsumeAnew() const {
+    return consuming_ && consumed_prefetch_ != prefetch_;
+  }
   bool HasOutput() const;
   absl::Status Send();
   absl::Status SendConsume();
@@ -156,7 +164,14 @@ class AmqpConsumer : public Consumer {
   bool stopped_ = false;
   bool stop_completed_ = false;
   std::vector<Done> stop_done_;
+  int prefetch_;  // that is wanted
   bool consuming_ = false;
+  int consumed_prefetch_ = 0;  // with which it consumes
+  int consumes_ = 0;  // how often, on this connection
+  std::vector<std::string> consumer_tags_;  // of the last time
+  // Of those and the ones before them: what was on its way when they were
+  // cancelled still comes.
+  std::map<std::string, std::string, std::less<>> queues_by_tag_;
   size_t cancels_ = 0;  // sent, without their answer
 
   std::jthread thread_;

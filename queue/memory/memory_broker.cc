@@ -125,6 +125,14 @@ class State : public std::enable_shared_from_this<State> {
     ScheduleDeliveries();
   }
 
+  void SetPrefetch(Subscription& subscription, int prefetch) {
+    {
+      absl::MutexLock lock(&mu_);
+      subscription.prefetch = prefetch;
+    }
+    ScheduleDeliveries();
+  }
+
   void Stop(const std::shared_ptr<Subscription>& subscription, Done done) {
     {
       absl::MutexLock lock(&mu_);
@@ -249,6 +257,9 @@ class MemoryConsumer : public Consumer {
   }
   void Pause() override { state_->SetTaking(*subscription_, false); }
   void Resume() override { state_->SetTaking(*subscription_, true); }
+  void SetPrefetch(int prefetch) override {
+    state_->SetPrefetch(*subscription_, prefetch);
+  }
   void Stop(Done done) override { state_->Stop(subscription_, std::move(done)); }
   absl::Status Health() override { return absl::OkStatus(); }
 

@@ -64,6 +64,7 @@ RedisConsumer::RedisConsumer(Options options,
       environment_(environment),
       health_(absl::UnavailableError("redis: not connected yet")),
       on_delivery_(std::move(on_delivery)),
+      prefetch_(options_.consume.prefetch),
       sources_(options_.consume.queues.size()) {
   connection_ = std::make_unique<RedisConnection>(
       RedisConnection::Options{.address = options_.address,
@@ -114,6 +115,10 @@ void RedisConsumer::Pause() {
 
 void RedisConsumer::Resume() {
   Post([this] { paused_ = false; });
+}
+
+void RedisConsumer::SetPrefetch(int prefetch) {
+  Post([this, prefetch] { prefetch_ = prefetch; });
 }
 
 void RedisConsumer::Stop(Done done) {
@@ -383,8 +388,7 @@ void RedisConsumer::Take(Source& source) {
       now < source.retry_at || now - source.held_since > options_.lease / 2) {
     return;
   }
-  const int room =
-      options_.consume.prefetch - static_cast<int>(source.unacked.size());
+  const int room = prefetch_ - static_cast<int>(source.unacked.size());
   if (room <= 0) return;
   if (source.full) {
     SendTake(source, std::min(room, kMostTaken));

@@ -81,6 +81,7 @@ class RedisConsumer : public Consumer {
   void Return(DeliveryTag tag) override;
   void Pause() override;
   void Resume() override;
+  void SetPrefetch(int prefetch) override;
   void Stop(Done done) override;
   absl::Status Health() override;
 
@@ -174,6 +175,7 @@ class RedisConsumer : public Consumer {
   uint64_t generation_ = 1;
   uint64_t next_tag_ = 0;
   uint64_t next_settlement_ = 0;
+  int prefetch_;
   bool paused_ = false;
   bool stopped_ = false;
   bool closing_ = false;

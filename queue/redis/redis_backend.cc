@@ -30,6 +30,9 @@ constexpr std::string_view kOpenSet = "penstock:open";
 constexpr std::string_view kOpenSince = "{penstock:open}:since";
 constexpr std::string_view kChordLock = "TriggerChordMutex";  // machinery's
 constexpr size_t kReadKeys = 500;                             // of one MGET
+// So few states are read between the operations: another thread to wake would cost
+// more than they do. More could hold an operation up.
+constexpr size_t kFewStates = 16;
 constexpr int kMostLeased = 1000;
 
 absl::Status Internal(absl::string_view message) {
@@ -765,7 +768,8 @@ class RedisBackend : public Backend {
       words.insert(words.end(), task_ids.begin() + i, task_ids.begin() + end);
       commands.push_back({.words = std::move(words)});
     }
-    SendAll(reads_, std::move(commands),
+    SendAll(task_ids.size() <= kFewStates ? operations_ : reads_,
+            std::move(commands),
             [ids = std::move(task_ids), done = std::move(done)](
                 absl::StatusOr<std::vector<RedisReply>> replies) mutable {
               if (!replies.ok()) return std::move(done)(replies.status());

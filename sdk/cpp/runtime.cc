@@ -23,6 +23,12 @@ namespace {
 // counts (Lifecycle's max_begins) against few that had no part in it.
 constexpr absl::Duration kShortRun = absl::Milliseconds(20);
 
+// Tasks that take less are taken far ahead, so that none waits for the broker; ones
+// that take more are left for other workers to take.
+constexpr absl::Duration kWideBelow = absl::Milliseconds(1);
+constexpr absl::Duration kNarrowFrom = absl::Milliseconds(5);
+constexpr absl::Duration kNarrowFor = absl::Seconds(10);
+
 // RabbitMQ ends a consumer that holds a delivery for 30 minutes by default.
 constexpr absl::Duration kLongRun = absl::Minutes(25);
 constexpr absl::Duration kTick = absl::Minutes(1);
@@ -301,6 +307,8 @@ void Runtime::RunTask(const std::shared_ptr<Run>& run) {
   absl::call_once(progress->made, [] {});  // from here on there is none to make
   if (progress->report != nullptr) progress->report->Close();
   bool given_up;
+  bool widen;
+  bool narrow;
   {
     absl::MutexLock lock(&mu_);
     given_up = run->given_up;
@@ -308,8 +316,13 @@ void Runtime::RunTask(const std::shared_ptr<Run>& run) {
     if (given_up) std::erase(stuck_, run);
     if (run->timed_out) results = TimeoutError(taken.task);
     --begun_;
-    typical_run_ += (world_.environment->Now() - start - typical_run_) / 8;
+    const absl::Time now = world_.environment->Now();
+    typical_run_ += (now - start - typical_run_) / 8;
+    widen = MayWidenLocked(now);
+    narrow = wide_ && typical_run_ >= kNarrowFrom;
   }
+  if (widen) WidenPrefetch();
+  if (narrow) NarrowPrefetch();
   if (!results.ok() && !given_up) ReportError(results.status(), &taken.task);
   if (hooks.after_task) hooks.after_task(taken.task);
   if (given_up) {
@@ -373,12 +386,16 @@ void Runtime::RecordLongRuns() {
   const absl::Time now = world_.environment->Now();
   std::vector<std::shared_ptr<Run>> due;
   bool others = false;
+  int long_runs = 0;
   {
     absl::MutexLock lock(&mu_);
     recording_planned_ = false;
     for (const auto& [id, run] : runs_) {
-      if (run->recorded || run->finish_sent) continue;
-      if (now - run->run_time >= kShortRun) {
+      if (run->finish_sent) continue;
+      const bool is_long = now - run->run_time >= kShortRun;
+      if (is_long) ++long_runs;
+      if (run->recorded) continue;
+      if (is_long) {
         due.push_back(run);
       } else {
         others |= run->run_time != absl::InfiniteFuture();
@@ -387,6 +404,44 @@ void Runtime::RecordLongRuns() {
   }
   for (const std::shared_ptr<Run>& run : due) RecordBegin(run);
   if (others) PlanRecording();
+  // Their ends, by which a typical run is known, may be far off.
+  if (2 * long_runs >= options_.concurrency) NarrowPrefetch();
+}
+
+// ---- how many are taken ahead
+
+bool Runtime::MayWidenLocked(absl::Time now) {
+  return !wide_ && options_.wide_prefetch > options_.prefetch &&
+         typical_run_ < kWideBelow && now >= narrow_until_;
+}
+
+void Runtime::WidenPrefetch() {
+  {
+    absl::MutexLock lock(&mu_);
+    if (wide_ || draining_) return;
+    wide_ = true;
+  }
+  Outside([&] { consumer_->SetPrefetch(options_.wide_prefetch); });
+}
+
+// What was taken ahead of that goes back, for other workers.
+void Runtime::NarrowPrefetch() {
+  std::vector<Taken> surplus;
+  {
+    absl::MutexLock lock(&mu_);
+    if (!wide_ || draining_) return;
+    wide_ = false;
+    narrow_until_ = world_.environment->Now() + kNarrowFor;
+    const size_t prefetch = static_cast<size_t>(options_.prefetch);
+    const size_t kept =
+        std::min(prefetch - std::min(prefetch, runs_.size()), backlog_.size());
+    std::move(backlog_.begin() + kept, backlog_.end(),
+              std::back_inserter(surplus));
+    backlog_.erase(backlog_.begin() + kept, backlog_.end());
+  }
+  // First: or they come straight back.
+  Outside([&] { consumer_->SetPrefetch(options_.prefetch); });
+  Return(surplus);
 }
 
 // Not after the handler's end: the record would stand over the outcome.

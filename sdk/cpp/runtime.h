@@ -44,6 +44,7 @@ struct RuntimeOptions {
   std::string worker_id;
   int concurrency = 1;
   int prefetch = 1;
+  int wide_prefetch = 0;  // while tasks are short; 0: as prefetch
   absl::Duration refresh_every = absl::Hours(1);  // states of running tasks
   absl::Duration drain_grace = absl::Seconds(1);
   absl::Duration timeout_grace = absl::Seconds(1);
@@ -128,6 +129,9 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   void PlanRecording();
   void RecordLongRuns();
   void RecordBegin(const std::shared_ptr<Run>& run);
+  bool MayWidenLocked(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void WidenPrefetch();
+  void NarrowPrefetch();
   void OnFinished(const std::shared_ptr<Run>& run,
                   absl::StatusOr<FinishVerdict> verdict);
 
@@ -191,6 +195,8 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   int in_hand_ ABSL_GUARDED_BY(mu_) = 0;
   // A sliding mean of how long a handler runs.
   absl::Duration typical_run_ ABSL_GUARDED_BY(mu_);
+  bool wide_ ABSL_GUARDED_BY(mu_) = false;  // consumes with wide_prefetch
+  absl::Time narrow_until_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   absl::Time refreshed_ ABSL_GUARDED_BY(mu_);
   bool paused_ ABSL_GUARDED_BY(mu_) = false;
   bool draining_ ABSL_GUARDED_BY(mu_) = false;

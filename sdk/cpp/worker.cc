@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <malloc.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -101,6 +102,15 @@ int ChoosePrefetch(const WorkerOptions& options, int concurrency) {
   const AmqpOptions& amqp = options.config.amqp;
   if (amqp.prefetch_set && amqp.prefetch_count > 0) return amqp.prefetch_count;
   return std::clamp(4 * concurrency, 16, 1000);
+}
+
+// With short tasks, whatever the concurrency is: enough for a round trip to the
+// broker at some 20,000 tasks a second. A prefetch that someone chose stays.
+int ChooseWidePrefetch(const WorkerOptions& options) {
+  const bool chosen = options.prefetch > 0 ||
+                      (options.config.amqp.prefetch_set &&
+                       options.config.amqp.prefetch_count > 0);
+  return chosen ? 0 : 400;
 }
 
 }  // namespace
@@ -249,6 +259,7 @@ absl::Status Worker::Start() {
           .worker_id = MakeWorkerId(),
           .concurrency = concurrency,
           .prefetch = prefetch,
+          .wide_prefetch = ChooseWidePrefetch(options),
           .refresh_every =
               std::min(absl::Hours(1), options.config.pending_expire_in / 4),
           .drain_grace = options.drain_grace,
@@ -350,6 +361,9 @@ absl::Status Worker::Drain(absl::Duration deadline) {
 }
 
 absl::Status Worker::Run() {
+  // An arena for each runner, which is what malloc would make, keeps a third more
+  // memory, and saves no time that can be seen.
+  mallopt(M_ARENA_MAX, 2);
   const WorkerOptions& options = parts_->options;
   const bool handles =
       options.handle_signals && !options.config.no_unix_signals;

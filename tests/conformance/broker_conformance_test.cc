@@ -406,6 +406,42 @@ TEST_P(BrokerConformance, HoldsBackWhatIsOverThePrefetch) {
   consumer->Ack(marker.tag);
 }
 
+TEST_P(BrokerConformance, ThePrefetchMayChangeWhileItConsumes) {
+  const std::string other = NewQueue("other");
+  Inbox inbox;
+  auto consumer = Consume(inbox, 1, {broker_->DefaultQueue(), other});
+  for (int i = 0; i < 8; ++i) PublishDefault(absl::StrCat(i));
+  std::vector<Delivery> held = inbox.Next(1);
+  consumer->SetPrefetch(3);
+  while (held.size() < 3) held.push_back(inbox.Next());
+  for (int i = 0; i < 8; ++i) {
+    if (static_cast<size_t>(i) == held.size()) held.push_back(inbox.Next());
+    EXPECT_EQ(held[i].body, absl::StrCat(i));
+    EXPECT_EQ(held[i].queue, broker_->DefaultQueue());
+    EXPECT_EQ(held[i].tag.generation, held[0].tag.generation);
+    consumer->Ack(held[i].tag);
+  }
+
+  consumer->SetPrefetch(1);
+  // Until the broker has heard of it, both come before the marker.
+  for (bool is_narrow = false; !is_narrow;) {
+    PublishDefault("a");
+    PublishDefault("b");
+    const Delivery first = inbox.Next();
+    EXPECT_EQ(first.body, "a");
+    ASSERT_EQ(PublishAndWait(*broker_,
+                             {.task_id = "t", .queue = other, .body = "marker"}),
+              absl::OkStatus());
+    Delivery second = inbox.Next();
+    is_narrow = second.body == "marker";
+    consumer->Ack(first.tag);
+    consumer->Ack(second.tag);
+    consumer->Ack(inbox.Next().tag);
+  }
+  consumer.reset();
+  ExpectEmpty();
+}
+
 TEST_P(BrokerConformance, ConsumerThatTakesIsHealthyPausedAndStoppedToo) {
   Inbox inbox;
   auto consumer = Consume(inbox);

@@ -491,6 +491,7 @@ class SimConsumer : public Consumer {
   }
   void Pause() override { link_->SetTaking(false); }
   void Resume() override { link_->SetTaking(true); }
+  void SetPrefetch(int prefetch) override { link_->SetPrefetch(prefetch); }
   void Stop(Done done) override {
     link_->SetTaking(false);
     process_->Later(absl::ZeroDuration(), Scheduler::kTimer, "stopped",

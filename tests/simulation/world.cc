@@ -131,6 +131,13 @@ void Link::Settle(DeliveryTag tag, bool requeue) {
       });
 }
 
+void Link::SetPrefetch(int prefetch) {
+  options_.prefetch = prefetch;
+  if (inner_ == nullptr) return;
+  inner_->SetPrefetch(prefetch);
+  process_->world()->Drain();
+}
+
 void Link::SetTaking(bool taking) {
   taking_ = taking;
   if (inner_ == nullptr) return;
@@ -340,6 +347,7 @@ void World::Start(Member& member) {
   RuntimeOptions options{.worker_id = name,
                          .concurrency = member.concurrency,
                          .prefetch = member.prefetch,
+                         .wide_prefetch = 3 * member.prefetch,
                          .refresh_every = absl::Minutes(30),
                          // Half of them defer the record of a begin.
                          .typical_run = member.number % 2 == 0

@@ -166,6 +166,7 @@ class Link : public std::enable_shared_from_this<Link> {
   void Break();
   void Settle(DeliveryTag tag, bool requeue);
   void SetTaking(bool taking);
+  void SetPrefetch(int prefetch);
   void Close();
   bool connected() const { return inner_ != nullptr; }
 
@@ -173,7 +174,7 @@ class Link : public std::enable_shared_from_this<Link> {
   void OnDelivery(Delivery delivery);
 
   const ProcessPtr process_;
-  const ConsumeOptions options_;
+  ConsumeOptions options_;
   absl::AnyInvocable<void(Delivery)> on_delivery_;
   std::unique_ptr<Consumer> inner_;
   std::set<uint64_t> unacked_;

@@ -134,7 +134,7 @@ class ScriptedBroker final : public Broker {
     health_ = std::move(health);
   }
 
-  // "pause", "resume", "stop", in order.
+  // "pause", "resume", "prefetch 16", "stop", in order.
   std::vector<std::string> AwaitOrders(size_t count) {
     return Await(orders_, count);
   }
@@ -180,6 +180,9 @@ class ScriptedBroker final : public Broker {
     }
     void Pause() override { broker_->Note(broker_->orders_, "pause"); }
     void Resume() override { broker_->Note(broker_->orders_, "resume"); }
+    void SetPrefetch(int prefetch) override {
+      broker_->Note(broker_->orders_, absl::StrCat("prefetch ", prefetch));
+    }
     void Stop(Done done) override {
       broker_->Note(broker_->orders_, "stop");
       broker_->Succeed(std::move(done));
@@ -492,14 +495,24 @@ class ShortTasksTest : public WorkerTest {
     broker_.AwaitAcks(kShort);
   }
 
-  void DeliverPending(const std::string& id, bool redelivered = false) {
+  // Until tasks are taken far ahead. So short as that a run may fail to be when
+  // the machine is busy.
+  void AwaitWidePrefetch() {
+    for (uint64_t tag = kShort + 1; broker_.AwaitOrders(0).empty(); ++tag) {
+      broker_.Deliver(MakeTask(absl::StrCat("short_", tag), "short"), tag);
+      broker_.AwaitAcks(tag);
+    }
+  }
+
+  void DeliverPending(const std::string& id, bool redelivered = false,
+                      uint64_t tag = kShort + 1) {
     absl::Notification created;
     memory_->CreatePending(
         {{.state = {.task_id = id, .status = Status::kPending},
           .ttl = absl::Hours(1)}},
         [&](auto) { created.Notify(); });
     created.WaitForNotification();
-    broker_.Deliver(MakeTask(id, "handler"), kShort + 1, redelivered);
+    broker_.Deliver(MakeTask(id, "handler"), tag, redelivered);
   }
 
   // Looks again at each hint.
@@ -571,6 +584,61 @@ TEST_F(ShortTasksTest, OneThatReportsProgressIs) {
   });
   gate.go.Notify();
   broker_.AwaitAcks(kShort + 1);
+}
+
+TEST_F(ShortTasksTest, TheyAreTakenFurtherAheadUntilTasksRunOn) {
+  absl::Notification go;
+  StartAfterShortTasks([&] { go.WaitForNotification(); });
+  AwaitWidePrefetch();
+  EXPECT_THAT(broker_.AwaitOrders(1), ElementsAre("prefetch 400"));
+  const size_t acks = broker_.AwaitAcks(0).size();
+  // Of two runners one is still at it after 20 ms.
+  DeliverPending("task_1");
+  EXPECT_THAT(broker_.AwaitOrders(2),
+              ElementsAre("prefetch 400", "prefetch 16"));
+  go.Notify();
+  broker_.AwaitAcks(acks + 1);
+}
+
+TEST_F(ShortTasksTest, WhatWasTakenAheadOfLongOnesIsGivenBack) {
+  constexpr uint64_t kFirst = 1'000'000;
+  absl::Notification began_a, began_b, go_a, go_b;
+  StartAfterShortTasks([&](Context& context) {
+    const bool is_a = context.task_id == "a";
+    (is_a ? began_a : began_b).Notify();
+    (is_a ? go_a : go_b).WaitForNotification();
+  });
+  AwaitWidePrefetch();
+  const size_t acks = broker_.AwaitAcks(0).size();
+  // Recorded at once: nobody looks how long they run.
+  DeliverPending("a", /*redelivered=*/true, kFirst);
+  DeliverPending("b", /*redelivered=*/true, kFirst + 1);
+  began_a.WaitForNotification();
+  began_b.WaitForNotification();
+  for (uint64_t tag = kFirst + 2; tag < kFirst + 42; ++tag) {
+    broker_.Deliver(MakeTask(absl::StrCat("short_", tag), "short"), tag);
+  }
+  environment_.Skip(absl::Seconds(1));
+  go_a.Notify();  // it has run for a second
+  // 16 begin ahead of the runners; the others, the last one first.
+  std::vector<uint64_t> returned;
+  for (uint64_t tag = kFirst + 42; tag-- > kFirst + 18;) returned.push_back(tag);
+  EXPECT_EQ(broker_.AwaitReturns(24), returned);
+  EXPECT_THAT(broker_.AwaitOrders(2),
+              ElementsAre("prefetch 400", "prefetch 16"));
+  go_b.Notify();
+  EXPECT_THAT(broker_.AwaitAcks(acks + 18), SizeIs(acks + 18));
+}
+
+TEST_F(WorkerTest, APrefetchThatWasChosenStays) {
+  Worker& worker = MakeWorker({.prefetch = 7});
+  worker.Register("short", [] {});
+  Start();
+  for (uint64_t tag = 1; tag <= 500; ++tag) {
+    broker_.Deliver(MakeTask(absl::StrCat("short_", tag), "short"), tag);
+    broker_.AwaitAcks(tag);
+  }
+  EXPECT_THAT(broker_.AwaitOrders(0), IsEmpty());
 }
 
 TEST_F(WorkerTest, AHandlerWhoseProgressIsNotKeptIsNotDisturbed) {
