@@ -311,7 +311,6 @@ TEST_F(PenstockctlTest, EveryKindOfValueReachesItsCase) {
 
 TEST_F(PenstockctlTest, ASendThatWaitsIsOneCall) {
   gateway_.sent_state = Success(2);
-  gateway_.sent_state->set_task_id("task_1");
   EXPECT_EQ(Run({"send", "add", "1", "1", "--wait=10s"}), kExitOk);
   EXPECT_EQ(out_.str(), "task_1  SUCCESS  2\n");
   EXPECT_THAT(gateway_.send_waits, ElementsAre(10));
@@ -322,7 +321,6 @@ TEST_F(PenstockctlTest, ASendThatWaitsIsOneCall) {
 
 TEST_F(PenstockctlTest, ASendWhoseWaitIsOverPrintsTheStateAsItIs) {
   gateway_.sent_state = State(v1::TASK_STATUS_PENDING);
-  gateway_.sent_state->set_task_id("task_1");
   EXPECT_EQ(Run({"send", "add", "--wait=1m"}), kExitOk);
   EXPECT_EQ(out_.str(), "task_1  PENDING\n");
   EXPECT_THAT(gateway_.asked, IsEmpty());
@@ -393,7 +391,7 @@ TEST_F(PenstockctlTest, JsonIsOneResponseALine) {
   gateway_.sent_state = Success(2);
   EXPECT_EQ(Run({"send", "add", "--json", "--wait=1s"}), kExitOk);
   EXPECT_EQ(out_.str(),
-            "{\"task_id\":\"task_1\",\"state\":{\"status\":"
+            "{\"task_id\":\"task_1\",\"state\":{\"task_id\":\"task_1\",\"status\":"
             "\"TASK_STATUS_SUCCESS\",\"results\":[{\"int_value\":\"2\"}]}}\n");
   out_.str("");
   gateway_.sent_state.reset();
