@@ -934,7 +934,16 @@ absl::StatusOr<TaskCall> ReadSendTask(const v1::SendTaskRequest& request,
                                       const Intake& intake) {
   Reader reader(intake);
   reader.CheckRequestId(request.request_id());
+  if (request.has_wait()) {
+    ReadDuration(request.wait(), "wait", reader.findings());
+  }
   return reader.ReadOnly(request);
+}
+
+absl::Duration WaitOf(const v1::SendTaskRequest& request) {
+  Findings findings;  // ReadSendTask's
+  return std::min(kMaxWait, ReadDuration(request.wait(), "wait", findings)
+                                .value_or(absl::ZeroDuration()));
 }
 
 absl::StatusOr<TaskCall> ReadStreamTask(const v1::StreamTasksRequest& request,

@@ -81,6 +81,8 @@ struct GroupStateCall {
 // google.rpc.BadRequest), or RESOURCE_EXHAUSTED PAYLOAD_TOO_LARGE.
 absl::StatusOr<TaskCall> ReadSendTask(const v1::SendTaskRequest& request,
                                       const Intake& intake);
+// How long a call that ReadSendTask accepts is to wait; not over 60 s.
+absl::Duration WaitOf(const v1::SendTaskRequest& request);
 absl::StatusOr<TaskCall> ReadStreamTask(const v1::StreamTasksRequest& request,
                                         const Intake& intake);
 absl::StatusOr<BatchCall> ReadBatchSendTasks(

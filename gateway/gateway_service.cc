@@ -17,6 +17,7 @@
 #include "absl/time/clock.h"
 #include "gateway/calls.h"
 #include "gateway/convert.h"
+#include "gateway/send_and_wait.h"
 #include "gateway/sends.h"
 #include "gateway/task_stream.h"
 #include "gateway/waiters.h"
@@ -135,6 +136,13 @@ void SetIds(const std::vector<std::string>& ids,
             google::protobuf::RepeatedPtrField<std::string>* out) {
   out->Reserve(static_cast<int>(ids.size()));
   for (const std::string& id : ids) *out->Add() = id;
+}
+
+void WriteSent(const std::string& id, const Submitted& submitted,
+               v1::SendTaskResponse* out) {
+  out->set_task_id(id);
+  out->set_replayed(submitted.replayed);
+  WriteTime(submitted.create_time, out->mutable_create_time());
 }
 
 void WriteResult(const BatchResult& result, bool replayed,
@@ -515,13 +523,14 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
       grpc::CallbackServerContext* context,
       const v1::SendTaskRequest* request,
       v1::SendTaskResponse* response) override {
+    const absl::Duration wait = WaitOf(*request);
+    if (wait > absl::ZeroDuration()) {
+      return SendAndAwait(*context, *request, wait, response);
+    }
     return Send(context, *request, /*tasks=*/1,
                 static_cast<int64_t>(request->ByteSizeLong()),
                 [response](const SentIds& ids, const Submitted& submitted) {
-                  response->set_task_id(ids.task_ids.front());
-                  response->set_replayed(submitted.replayed);
-                  WriteTime(submitted.create_time,
-                            response->mutable_create_time());
+                  WriteSent(ids.task_ids.front(), submitted, response);
                 });
   }
 
@@ -773,46 +782,110 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
   }
 
  private:
+  // A Send that was let in and read, with what it takes to carry it out.
+  template <typename Call>
+  struct Admitted {
+    Permit permit;
+    TraceContext trace;
+    Call call;
+    Submission submission;
+  };
+
+  template <typename Request>
+  using CallOf = typename decltype(ReadSend(std::declval<const Request&>(),
+                                            Intake()))::value_type;
+
   template <typename Request>
   grpc::ServerUnaryReactor* Send(grpc::CallbackServerContext* context,
                                  const Request& request, int64_t tasks,
                                  int64_t bytes, Fill fill) {
     const PlainCall call(core_->open_sends, context);
-    absl::StatusOr<Permit> permit = core_->AdmitSend(tasks, bytes);
+    auto send = Admit(*context, request, tasks, bytes);
+    if (!send.ok()) return Refuse(call, send.status());
+    CarryOut(request, *std::move(send),
+             [call, fill = std::move(fill)](absl::StatusOr<Sent> sent) mutable {
+               if (!sent.ok()) return call.Fail(sent.status());
+               call.Reply([&] { fill(sent->ids, sent->submitted); });
+             });
+    return call.get();
+  }
+
+  grpc::ServerUnaryReactor* SendAndAwait(
+      const grpc::CallbackServerContext& context,
+      const v1::SendTaskRequest& request, absl::Duration wait,
+      v1::SendTaskResponse* response) {
+    const Waiters::Ticket ticket = core_->waiters.NewTicket();
+    auto call = UnaryCall::Make(
+        [core = core_, ticket] { core->waiters.Forget(ticket); });
+    auto send = Admit(context, request, /*tasks=*/1,
+                      static_cast<int64_t>(request.ByteSizeLong()));
+    if (!send.ok()) return Refuse(call, send.status());
+    absl::StatusOr<Permit> permit = core_->waits.Acquire({.tasks = 1});
     if (!permit.ok()) return Refuse(call, permit.status());
-    TraceContext trace = ReadTrace(context->client_metadata());
-    auto sent =
+    const Task& task = send->call.task;
+    auto waiting = std::make_shared<SendAndWait>(
+        SendAndWait::World{.backend = core_->backend,
+                           .waiters = &core_->waiters,
+                           .core = core_},
+        ticket, core_->EndOfWait(context, wait), task, *std::move(permit), call,
+        [response, id = task.id](const Submitted& submitted,
+                                 const State& state) {
+          WriteSent(id, submitted, response);
+          if (state.has_value()) WriteState(*state, response->mutable_state());
+        });
+    send->submission.on_recorded = [waiting](const Submitted& submitted) {
+      waiting->OnRecorded(submitted);
+    };
+    CarryOut(request, *std::move(send), [waiting](absl::StatusOr<Sent> sent) {
+      waiting->OnSent(std::move(sent));
+    });
+    return call.get();
+  }
+
+  template <typename Request>
+  absl::StatusOr<Admitted<CallOf<Request>>> Admit(
+      const grpc::CallbackServerContext& context, const Request& request,
+      int64_t tasks, int64_t bytes) {
+    absl::StatusOr<Permit> permit = core_->AdmitSend(tasks, bytes);
+    if (!permit.ok()) return permit.status();
+    TraceContext trace = ReadTrace(context.client_metadata());
+    auto call =
         ReadSend(request, core_->MakeIntake(core_->environment->Now(),
                                             request.request_id(), trace));
-    if (!sent.ok()) return Refuse(call, sent.status());
+    if (!call.ok()) return call.status();
     Submission submission =
-        core_->MakeSubmission(*context, std::move(sent->payload_hash));
-    auto answer = [call, fill = std::move(fill), permit = *std::move(permit)](
+        core_->MakeSubmission(context, std::move(call->payload_hash));
+    return Admitted<CallOf<Request>>{*std::move(permit), std::move(trace),
+                                     *std::move(call), std::move(submission)};
+  }
+
+  // `then` takes a StatusOr<Sent>. The permit is given back when it has run.
+  template <typename Request, typename Then>
+  void CarryOut(const Request& request, Admitted<CallOf<Request>> send,
+                Then then) {
+    auto answer = [then = std::move(then), permit = std::move(send.permit)](
                       absl::StatusOr<Sent> sent) mutable {
-      if (!sent.ok()) return call.Fail(sent.status());
-      call.Reply([&] { fill(sent->ids, sent->submitted); });
+      then(std::move(sent));
     };
     if (!request.request_id().empty()) {
       // The request itself may be gone by then, when the caller gives up.
       auto read_again = [core = core_, copy = request,
-                         trace = std::move(trace)](absl::Time time) {
+                         trace = std::move(send.trace)](absl::Time time) {
         return ReadSend(copy, core->MakeIntake(time, copy.request_id(), trace));
       };
-      using Call = typename decltype(sent)::value_type;
-      std::make_shared<RepeatableSend<Call>>(
-          core_->lifecycle, core_, request.request_id(), std::move(submission),
-          std::move(read_again), std::move(answer))
+      std::make_shared<RepeatableSend<CallOf<Request>>>(
+          core_->lifecycle, core_, request.request_id(),
+          std::move(send.submission), std::move(read_again), std::move(answer))
           ->Start();
-      return call.get();
+      return;
     }
-    SentIds ids = SentIdsOf(*sent);
-    Submit(*core_->lifecycle, *std::move(sent), std::move(submission),
+    SentIds ids = SentIdsOf(send.call);
+    Submit(*core_->lifecycle, std::move(send.call), std::move(send.submission),
            [ids = std::move(ids), answer = std::move(answer)](
                absl::StatusOr<Submitted> submitted) mutable {
              if (!submitted.ok()) return answer(submitted.status());
              answer(Sent{std::move(ids), *submitted});
            });
-    return call.get();
   }
 
   static grpc::ServerUnaryReactor* Refuse(const PlainCall& call,

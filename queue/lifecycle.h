@@ -50,6 +50,8 @@ struct NewGroup {
   int send_concurrency = 0;  // how many publishes are in flight; 0: no limit
 };
 
+struct Submitted;
+
 // A call from a client, already validated, its ids all given.
 struct Submission {
   // Equal for a repeat of the same call. Empty, of one task only: nobody can
@@ -57,6 +59,11 @@ struct Submission {
   std::string payload_hash;
   // When to give up; the confirm deadline is the earlier of this and 5 s.
   absl::Time deadline = absl::InfiniteFuture();
+  // Runs at most once, when all states of the call are recorded and before any
+  // of it is sent: who waits from then on misses nothing. It gets what the answer
+  // will be if the send goes well; of what was accepted before, with the time of
+  // this call. On a thread of the backend; must not block.
+  std::function<void(const Submitted&)> on_recorded = nullptr;
 };
 
 struct Submitted {
@@ -67,7 +74,9 @@ struct Submitted {
 // One of several tasks that are sent together.
 struct NewTask {
   Task task;
-  std::string payload_hash;  // as Submission's
+  // As Submission's.
+  std::string payload_hash;
+  std::function<void(const Submitted&)> on_recorded = nullptr;
 };
 
 // The outcome of each, in their order: SubmitTask's.

@@ -155,6 +155,10 @@ void Submitter::CreateStates(BatchPtr batch, std::vector<size_t> places) {
                 // One of them is refused for good: which, the next try tells.
                 Start(CallOf(batch, place));
               } else if ((*answers)[i] == PendingAnswer::kCreated) {
+                const NewTask& one = batch->tasks[place];
+                if (one.on_recorded != nullptr) {
+                  one.on_recorded({.create_time = batch->create_time});
+                }
                 SendOne(batch, place);
               } else {
                 CallPtr call = CallOf(batch, place);
@@ -190,7 +194,8 @@ Submitter::CallPtr Submitter::CallOf(const BatchPtr& batch, size_t place) {
   NewTask& one = batch->tasks[place];
   auto call = std::make_shared<Call>();
   call->submission = {.payload_hash = std::move(one.payload_hash),
-                      .deadline = batch->deadline};
+                      .deadline = batch->deadline,
+                      .on_recorded = std::move(one.on_recorded)};
   call->done = [batch, place](absl::StatusOr<Submitted> outcome) {
     batch->Settle(place, std::move(outcome));
   };
@@ -206,7 +211,8 @@ void Submitter::SubmitTask(Task task, Submission submission,
                            Callback<Submitted> done) {
   std::vector<NewTask> tasks;
   tasks.push_back({.task = std::move(task),
-                   .payload_hash = std::move(submission.payload_hash)});
+                   .payload_hash = std::move(submission.payload_hash),
+                   .on_recorded = std::move(submission.on_recorded)});
   SubmitTasks(std::move(tasks), submission.deadline,
               [done = std::move(done)](
                   absl::StatusOr<SubmittedTasks> submitted) mutable {
@@ -373,6 +379,10 @@ void Submitter::OnCreated(CallPtr call) {
     return;
   }
   call->replayed = !call->OwnsAll();
+  if (call->submission.on_recorded != nullptr) {
+    call->submission.on_recorded(
+        {.replayed = call->replayed, .create_time = call->create_time});
+  }
   SendNext(std::move(call));
 }
 

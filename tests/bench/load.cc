@@ -21,8 +21,8 @@
 #include "tests/bench/figures.h"
 
 ABSL_FLAG(std::string, mode, "unary",
-          "unary, group, batch, stream, chord, latency or waiters; the last "
-          "three need a worker");
+          "unary, group, batch, stream, chord, latency, latency-two-calls or "
+          "waiters; the last four need a worker");
 ABSL_FLAG(std::string, gateway, "127.0.0.1:50051", "HOST:PORT");
 ABSL_FLAG(int, channels, 1, "connections to the gateway");
 ABSL_FLAG(std::string, prefix, "task", "the ids are PREFIX-0, PREFIX-1, ...");
@@ -43,7 +43,8 @@ namespace {
 using Stub = v1::GatewayService::Stub;
 using Stubs = std::vector<std::unique_ptr<Stub>>;
 
-// A state is waited for so long at most: see GetStateRequest.wait.
+// A state is waited for so long at most: see GetStateRequest.wait, and
+// SendTaskRequest.wait.
 constexpr int kWaitSeconds = 60;
 
 Stubs Connect() {
@@ -278,18 +279,26 @@ std::vector<absl::Duration> RunChords(Stubs& stubs) {
   return took;
 }
 
-// One task at a time, from the send to the result in this client's hands.
+// One task at a time, from the send to the result in this client's hands: by a send
+// that waits, or by a send and then a wait.
+template <bool two_calls>
 std::vector<absl::Duration> RunOneByOne(Stubs& stubs) {
   std::vector<absl::Duration> took;
   for (int number = 0; number < absl::GetFlag(FLAGS_tasks); ++number) {
     v1::SendTaskRequest request;
     FillTask(number, request.mutable_task());
+    if (!two_calls) request.mutable_wait()->set_seconds(kWaitSeconds);
     const absl::Time begun = absl::Now();
     grpc::ClientContext context;
     SetLimit(&context);
     v1::SendTaskResponse response;
     Check(stubs[0]->SendTask(&context, request, &response), "SendTask");
-    AwaitResult(*stubs[0], Id(number), number + 1);
+    if (two_calls) {
+      AwaitResult(*stubs[0], Id(number), number + 1);
+    } else {
+      CheckId(response.task_id(), number);
+      CheckResult(response.state(), number + 1);
+    }
     took.push_back(absl::Now() - begun);
   }
   return took;
@@ -328,9 +337,13 @@ std::vector<absl::Duration> RunWaiters(Stubs& stubs) {
 int Main() {
   using Mode = std::function<std::vector<absl::Duration>(Stubs&)>;
   const std::map<std::string, Mode> modes = {
-      {"unary", SendUnary},     {"group", SendGroups},
-      {"batch", SendBatches},   {"stream", SendStream},
-      {"chord", RunChords},     {"latency", RunOneByOne},
+      {"unary", SendUnary},
+      {"group", SendGroups},
+      {"batch", SendBatches},
+      {"stream", SendStream},
+      {"chord", RunChords},
+      {"latency", RunOneByOne<false>},
+      {"latency-two-calls", RunOneByOne<true>},
       {"waiters", RunWaiters},
   };
   const auto mode = modes.find(absl::GetFlag(FLAGS_mode));

@@ -128,7 +128,7 @@ def group_call(gateway: str, size: int, times: int) -> Run:
 
 
 def latency(worker: str, tasks: int, rate: float = 0, concurrency: int = 10,
-            prefetch: int = 0) -> Run:
+            prefetch: int = 0, shape: str = "latency") -> Run:
     """Milliseconds from the send of one task to its result in the client's hands,
     one after the other; with `rate` while others are sent at that rate."""
     def run(new_cell: NewCell) -> Figure:
@@ -139,7 +139,7 @@ def latency(worker: str, tasks: int, rate: float = 0, concurrency: int = 10,
             cell.warm_up()
             others = cell.load(int(rate * 4), rate=rate)
             background = cell.begin("load", cell.sender(others)) if rate else None
-            load = cell.load(tasks, shape="latency")
+            load = cell.load(tasks, shape=shape)
             with cell.measured():
                 took = cell.send(load)
             if background:
@@ -459,6 +459,8 @@ def scenarios() -> list[Scenario]:
         chords(10000, 1),
         Scenario("latency", "One task at a time, send to result", "ms", [
             Variant("penstock", "Penstock", latency("penstock", 1000), quick=True),
+            Variant("penstock-two-calls", "Penstock, SendTask, then GetState",
+                    latency("penstock", 1000, shape="latency-two-calls")),
             Variant("machinery", "machinery, polled each ms", latency(
                 "machinery", 1000, concurrency=10, prefetch=3), quick=True),
         ]),

@@ -530,6 +530,33 @@ TEST(PolicyTest, ResultsOfAWorkflowLiveForAnHourAtLeast) {
               ElementsAre("callback.result_ttl", "tasks[0].result_ttl"));
 }
 
+TEST(RepeatTest, AWaitIsNoPartOfWhatIsSent) {
+  World world;
+  world.intake.repeats = true;
+  v1::SendTaskRequest request = Sending(Named("add"));
+  request.set_request_id("r");
+  const auto call = ReadSendTask(request, world.intake);
+  ASSERT_TRUE(call.ok()) << call.status();
+  EXPECT_EQ(WaitOf(request), absl::ZeroDuration());
+  request.mutable_wait()->set_seconds(61);
+  const auto waiting = ReadSendTask(request, world.intake);
+  ASSERT_TRUE(waiting.ok()) << waiting.status();
+  EXPECT_NE(waiting->payload_hash, "");
+  EXPECT_EQ(waiting->payload_hash, call->payload_hash);
+  EXPECT_EQ(WaitOf(request), absl::Seconds(60));
+}
+
+TEST(ScheduleTest, ABadWaitOfASendIsNamed) {
+  World world;
+  v1::SendTaskRequest request = Sending(Named("add"));
+  request.mutable_wait()->set_nanos(-1);
+  EXPECT_THAT(Paths(ReadSendTask(request, world.intake).status()),
+              ElementsAre("wait"));
+  request.mutable_wait()->set_nanos(1'000'000'000);
+  EXPECT_THAT(Paths(ReadSendTask(request, world.intake).status()),
+              ElementsAre("wait"));
+}
+
 TEST(RepeatTest, BadRequestIdIsNamedInEverySend) {
   World world;
   v1::SendTaskRequest task = Sending(Named("add"));

@@ -30,7 +30,7 @@ namespace penstock {
 // Long enough to be never reached where things work.
 inline constexpr absl::Duration kPatience = absl::Seconds(60);
 
-// A broker that can hold confirms back.
+// A broker that can hold back what it is given to publish, or only the confirms.
 class HoldingBroker final : public FailingBroker {
  public:
   using FailingBroker::FailingBroker;
@@ -39,11 +39,16 @@ class HoldingBroker final : public FailingBroker {
     absl::MutexLock lock(&mu_);
     holding_ = true;
   }
+  void HoldConfirms() {
+    absl::MutexLock lock(&mu_);
+    holding_confirms_ = true;
+  }
   void Release() {
     std::vector<Closure> held;
     {
       absl::MutexLock lock(&mu_);
       holding_ = false;
+      holding_confirms_ = false;
       held.swap(held_);
     }
     for (Closure& publish : held) std::move(publish)();
@@ -52,7 +57,7 @@ class HoldingBroker final : public FailingBroker {
     absl::MutexLock lock(&mu_);
     return held_.size();
   }
-  // Waits until `count` publishes are held.
+  // Waits until `count` publishes or confirms are held.
   void AwaitHeld(size_t count) {
     auto reached = [&] {
       mu_.AssertReaderHeld();
@@ -71,6 +76,14 @@ class HoldingBroker final : public FailingBroker {
         });
         return;
       }
+      if (holding_confirms_) {
+        done = [this, done = std::move(done)](absl::Status status) mutable {
+          absl::MutexLock lock(&mu_);
+          held_.push_back([done = std::move(done), status]() mutable {
+            std::move(done)(status);
+          });
+        };
+      }
     }
     FailingBroker::Publish(std::move(message), std::move(done));
   }
@@ -78,6 +91,7 @@ class HoldingBroker final : public FailingBroker {
  private:
   absl::Mutex mu_;
   bool holding_ ABSL_GUARDED_BY(mu_) = false;
+  bool holding_confirms_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<Closure> held_ ABSL_GUARDED_BY(mu_);
 };
 
@@ -164,6 +178,28 @@ class GatewayTest : public ::testing::Test {
     auto status = stub_->SendTask(Context().get(), request,
                                   out != nullptr ? out : &response);
     return status;
+  }
+
+  static v1::SendTaskRequest Waiting(const v1::Task& task,
+                                     absl::Duration wait = absl::Seconds(50),
+                                     const std::string& request_id = "") {
+    v1::SendTaskRequest request;
+    *request.mutable_task() = task;
+    request.set_request_id(request_id);
+    request.mutable_wait()->set_seconds(absl::ToInt64Seconds(wait));
+    request.mutable_wait()->set_nanos(static_cast<int>(
+        absl::ToInt64Nanoseconds(wait % absl::Seconds(1))));
+    return request;
+  }
+
+  // Sends a task and waits for it by one call.
+  v1::SendTaskResponse MustSend(const v1::SendTaskRequest& request,
+                                absl::Duration timeout = kPatience) {
+    v1::SendTaskResponse response;
+    const grpc::Status status =
+        stub_->SendTask(Context(timeout).get(), request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return response;
   }
 
   std::string MustSend(const v1::Task& task) {

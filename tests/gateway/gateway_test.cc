@@ -887,6 +887,278 @@ TEST_F(GatewayTest, ThousandsWaitAtOnce) {
   EXPECT_EQ(succeeded, kWaits);
 }
 
+// ---- a send that waits ------------------------------------------------------
+
+class SendAndWaitTest : public GatewayTest {
+ protected:
+  void Begin(v1::SendTaskRequest request, Pending& send) {
+    send.send_request = std::move(request);
+    stub_->async()->SendTask(send.context.get(), &send.send_request,
+                             &send.send_response, send.OnEnd());
+  }
+
+  // A call is cancelled while it waits; its task runs.
+  void CancelAWait() {
+    StartServer({.waits = {.tasks = 1, .bytes = 1 << 30}});
+    Pending send{.context = Context()};
+    Begin(Waiting(MakeTask("add", {1, 1}, "t")), send);
+    backend_.AwaitCalls("GetStates", 1);  // it waits
+    send.context->TryCancel();
+    send.ended.WaitForNotification();
+    EXPECT_EQ(send.status.error_code(), grpc::StatusCode::CANCELLED);
+    broker_.Release();
+    StartWorker();
+    v1::TaskState state;
+    while (ReasonIn(Get("t", absl::Seconds(50), &state)) ==
+           "TOO_MANY_IN_FLIGHT") {
+    }
+    EXPECT_EQ(state.status(), v1::TASK_STATUS_SUCCESS);
+  }
+};
+
+TEST_F(SendAndWaitTest, TheResultComesInTheSameCall) {
+  StartBoth();
+  const v1::SendTaskResponse sent = MustSend(Waiting(MakeTask("add", {1, 1})));
+  EXPECT_THAT(sent.task_id(), StartsWith("task_"));
+  EXPECT_FALSE(sent.replayed());
+  EXPECT_EQ(sent.state().task_id(), sent.task_id());
+  EXPECT_EQ(sent.state().status(), v1::TASK_STATUS_SUCCESS);
+  ASSERT_EQ(sent.state().results_size(), 1);
+  EXPECT_EQ(sent.state().results(0).int_value(), 2);
+  EXPECT_EQ(sent.state().create_time().nanos(), sent.create_time().nanos());
+  EXPECT_EQ(sent.state().DebugString(), Peek(sent.task_id()).DebugString());
+}
+
+TEST_F(SendAndWaitTest, AFailedTaskIsNoFailedCall) {
+  StartBoth();
+  const v1::SendTaskResponse sent = MustSend(Waiting(MakeTask("panic_task")));
+  EXPECT_EQ(sent.state().status(), v1::TASK_STATUS_FAILURE);
+  EXPECT_THAT(sent.state().error().message(), HasSubstr("oops"));
+}
+
+TEST_F(SendAndWaitTest, ADelayedTaskIsWaitedFor) {
+  StartBoth();
+  lifecycle_.Start();
+  v1::Task task = MakeTask("add", {1, 2});
+  task.mutable_delay()->set_nanos(200'000'000);
+  EXPECT_EQ(MustSend(Waiting(task)).state().results(0).int_value(), 3);
+}
+
+TEST_F(SendAndWaitTest, AWaitThatIsOverIsOkWithTheStateAsItIs) {
+  StartServer();
+  for (const absl::Duration wait : {absl::Milliseconds(1), absl::Seconds(1)}) {
+    const v1::SendTaskResponse sent = MustSend(Waiting(MakeTask("add"), wait));
+    EXPECT_EQ(sent.state().status(), v1::TASK_STATUS_PENDING);
+    EXPECT_EQ(sent.state().DebugString(), Peek(sent.task_id()).DebugString());
+  }
+}
+
+TEST_F(SendAndWaitTest, ItsWaitEndsBeforeTheCallersDeadline) {
+  StartServer();
+  const v1::SendTaskResponse sent =
+      MustSend(Waiting(MakeTask("add")), absl::Seconds(2));
+  EXPECT_EQ(sent.state().status(), v1::TASK_STATUS_PENDING);
+}
+
+TEST_F(SendAndWaitTest, WithoutAWaitThereIsNoState) {
+  StartServer();
+  v1::SendTaskRequest request = Waiting(MakeTask("add"), absl::ZeroDuration());
+  EXPECT_FALSE(MustSend(request).has_state());
+  request.clear_wait();
+  EXPECT_FALSE(MustSend(request).has_state());
+}
+
+TEST_F(SendAndWaitTest, ABadWaitIsNamedBesideOtherBadFields) {
+  StartServer();
+  v1::SendTaskRequest request = Waiting(MakeTask(""));
+  request.mutable_wait()->set_seconds(-1);
+  v1::SendTaskResponse response;
+  const grpc::Status status =
+      stub_->SendTask(Context().get(), request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  const auto bad = Find<google::rpc::BadRequest>(status);
+  ASSERT_TRUE(bad.has_value());
+  ASSERT_EQ(bad->field_violations_size(), 2);
+  EXPECT_EQ(bad->field_violations(0).field(), "wait");
+  EXPECT_EQ(bad->field_violations(1).field(), "task.name");
+}
+
+TEST_F(SendAndWaitTest, AnEndedTaskAnswersBeforeTheConfirm) {
+  StartServer({.sends = {.tasks = 1, .bytes = 1 << 30}});
+  StartWorker();
+  for (const std::string request_id : {"", "r"}) {
+    broker_.HoldConfirms();
+    v1::SendTaskResponse sent;
+    grpc::Status status;
+    // The permit of the one before is given back just after it has ended.
+    do {
+      status = stub_->SendTask(
+          Context().get(),
+          Waiting(MakeTask("add", {1, 1}), absl::Seconds(50), request_id),
+          &sent);
+    } while (ReasonIn(status) == "TOO_MANY_IN_FLIGHT");
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(sent.state().status(), v1::TASK_STATUS_SUCCESS);
+    EXPECT_FALSE(sent.replayed());
+    EXPECT_EQ(sent.state().create_time().nanos(), sent.create_time().nanos());
+    // The send is still under way, and has its permit.
+    EXPECT_EQ(broker_.Held(), 1u);
+    EXPECT_EQ(ReasonIn(Send(MakeTask("add"))), "TOO_MANY_IN_FLIGHT");
+    broker_.Release();
+  }
+}
+
+TEST_F(SendAndWaitTest, TheErrorIsTheSends) {
+  StartBoth();
+  v1::SendTaskResponse response;
+  v1::SendTaskRequest request = Waiting(MakeTask("add"));
+  broker_.FailNextPublish(MakeError(absl::StatusCode::kUnavailable,
+                                    reason::kBrokerUnavailable, "cut"));
+  EXPECT_EQ(ReasonIn(stub_->SendTask(Context().get(), request, &response)),
+            "BROKER_UNAVAILABLE");
+  request.mutable_task()->set_routing_key("nowhere");
+  EXPECT_EQ(ReasonIn(stub_->SendTask(Context().get(), request, &response)),
+            "QUEUE_NOT_FOUND");
+  // That of another task has ended, and is not this one's.
+  MustSend(Waiting(MakeTask("add", {1}, "mine")));
+  request = Waiting(MakeTask("add", {2}, "mine"));
+  EXPECT_EQ(ReasonIn(stub_->SendTask(Context().get(), request, &response)),
+            "TASK_ID_EXISTS");
+}
+
+TEST_F(SendAndWaitTest, ACancelledTaskSaysNothingOfTheSend) {
+  StartServer({.waits = {.tasks = 1, .bytes = 1 << 30}});
+  broker_.Hold();
+  Pending send{.context = Context()};
+  Begin(Waiting(MakeTask("add", {}, "t")), send);
+  broker_.AwaitHeld(1);
+  v1::CancelTaskRequest cancel;
+  cancel.set_task_id("t");
+  v1::CancelTaskResponse cancelled;
+  ASSERT_TRUE(stub_->CancelTask(Context().get(), cancel, &cancelled).ok());
+  // Its wait has ended with that.
+  while (ReasonIn(Get("t", absl::Seconds(1), nullptr)) ==
+         "TOO_MANY_IN_FLIGHT") {
+  }
+  broker_.FailNextPublish(MakeError(absl::StatusCode::kUnavailable,
+                                    reason::kBrokerUnavailable, "cut"));
+  broker_.Release();
+  send.ended.WaitForNotification();
+  EXPECT_EQ(ReasonIn(send.status), "BROKER_UNAVAILABLE");
+}
+
+TEST_F(SendAndWaitTest, WhatCannotBeReadIsAcceptedAllTheSame) {
+  StartServer();
+  backend_.FailNext("GetStates", 1'000'000);
+  const v1::SendTaskResponse sent =
+      MustSend(Waiting(MakeTask("add"), absl::Seconds(1)));
+  EXPECT_NE(sent.task_id(), "");
+  EXPECT_TRUE(sent.has_create_time());
+  EXPECT_FALSE(sent.has_state());
+}
+
+TEST_F(SendAndWaitTest, TheBackendMayBeAwayForAWhile) {
+  StartBoth();
+  backend_.FailNext("GetStates", 3);
+  EXPECT_EQ(MustSend(Waiting(MakeTask("add", {1, 1}))).state().status(),
+            v1::TASK_STATUS_SUCCESS);
+}
+
+TEST_F(SendAndWaitTest, ACancelledCallSendsItsTaskAndGivesItsPlaceBack) {
+  CancelAWait();
+}
+
+TEST_F(SendAndWaitTest, ACallMayBeCancelledBeforeTheConfirm) {
+  broker_.Hold();
+  CancelAWait();
+}
+
+TEST_F(SendAndWaitTest, ARepeatWithAnotherWaitIsTheSameCall) {
+  StartServer();
+  const v1::Task task = MakeTask("add", {1, 1});
+  const auto first = MustSend(Waiting(task, absl::Milliseconds(1), "r"));
+  EXPECT_EQ(first.state().status(), v1::TASK_STATUS_PENDING);
+  const auto second = MustSend(Waiting(task, absl::Milliseconds(50), "r"));
+  EXPECT_EQ(second.state().status(), v1::TASK_STATUS_PENDING);
+  StartWorker();
+  for (const bool ended : {false, true}) {
+    const auto again = MustSend(Waiting(task, absl::Seconds(50), "r"));
+    EXPECT_TRUE(again.replayed()) << ended;
+    EXPECT_EQ(again.task_id(), first.task_id());
+    EXPECT_EQ(again.state().status(), v1::TASK_STATUS_SUCCESS);
+  }
+  const auto last = MustSend(Waiting(task, absl::ZeroDuration(), "r"));
+  EXPECT_TRUE(last.replayed());
+  EXPECT_FALSE(last.has_state());
+}
+
+TEST_F(SendAndWaitTest, ARepeatUnderAnIdOfTheCallersIsWaitedForToo) {
+  StartServer();
+  const v1::Task task = MakeTask("add", {1, 1}, "mine");
+  const auto first = MustSend(Waiting(task, absl::Milliseconds(1)));
+  EXPECT_FALSE(first.replayed());
+  StartWorker();
+  for (const bool ended : {false, true}) {
+    const auto again = MustSend(Waiting(task));
+    EXPECT_TRUE(again.replayed()) << ended;
+    EXPECT_EQ(again.state().status(), v1::TASK_STATUS_SUCCESS);
+    EXPECT_EQ(again.create_time().DebugString(),
+              first.create_time().DebugString());
+  }
+}
+
+TEST_F(SendAndWaitTest, TooManyWaitsAreRefusedBeforeAnythingIsSent) {
+  StartServer({.sends = {.tasks = 1, .bytes = 1 << 30},
+               .waits = {.tasks = 1, .bytes = 1 << 30}});
+  Pending first{.context = Context()};
+  Begin(Waiting(MakeTask("add", {1, 1})), first);
+  backend_.AwaitCalls("GetStates", 1);  // it waits
+  v1::SendTaskResponse response;
+  grpc::Status refused;
+  // The permit of the send is given back when the task is accepted.
+  do {
+    refused = stub_->SendTask(Context().get(),
+                              Waiting(MakeTask("add", {}, "never")), &response);
+    EXPECT_EQ(ReasonIn(refused), "TOO_MANY_IN_FLIGHT");
+  } while (Find<google::rpc::QuotaFailure>(refused)
+               ->violations(0)
+               .subject() != "waits");
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(backend_.Calls("CreatePending"), 1);
+  do {
+    refused = Send(MakeTask("add"));  // other sends go on
+  } while (ReasonIn(refused) == "TOO_MANY_IN_FLIGHT");
+  EXPECT_TRUE(refused.ok()) << refused.error_message();
+  StartWorker();
+  first.ended.WaitForNotification();
+  EXPECT_EQ(first.send_response.state().status(), v1::TASK_STATUS_SUCCESS);
+}
+
+TEST_F(SendAndWaitTest, DrainEndsItsWait) {
+  StartServer();
+  Pending send{.context = Context()};
+  Begin(Waiting(MakeTask("add", {1, 1})), send);
+  backend_.AwaitCalls("GetStates", 1);  // it waits
+  server_->BeginDrain();
+  send.ended.WaitForNotification();
+  EXPECT_TRUE(send.status.ok()) << send.status.error_message();
+  EXPECT_EQ(send.send_response.state().status(), v1::TASK_STATUS_PENDING);
+}
+
+TEST_F(SendAndWaitTest, DrainLetsItsSendEnd) {
+  StartServer();
+  broker_.Hold();
+  Pending send{.context = Context()};
+  Begin(Waiting(MakeTask("add", {1, 1})), send);
+  broker_.AwaitHeld(1);
+  server_->BeginDrain();
+  broker_.Release();
+  server_->Drain(absl::Now() + kPatience);
+  send.ended.WaitForNotification();
+  EXPECT_TRUE(send.status.ok()) << send.status.error_message();
+  EXPECT_EQ(send.send_response.state().status(), v1::TASK_STATUS_PENDING);
+}
+
 // ---- the server -----------------------------------------------------------
 
 TEST_F(GatewayTest, DrainEndsWaitsAndWatchesAndRefusesSends) {

@@ -546,6 +546,29 @@ TEST_F(LifecycleTest, AnUnroutableGroupLeavesNothingBehind) {
   EXPECT_TRUE(SendGroup("g", {Add("a", {1})}, {}, "other").ok());
 }
 
+TEST_F(LifecycleTest, ACallIsToldWhenItIsRecordedAndBeforeItIsSent) {
+  StartWorker();
+  std::vector<std::string> told;
+  auto send = [&](Task task, const std::string& hash) {
+    return Call([&](Callback<Submitted> done) {
+      auto on_recorded = [&](const Submitted& submitted) {
+        told.push_back(absl::StrCat(submitted.replayed ? "again" : "new",
+                                    ", ran ", runs_["t"]));
+      };
+      lifecycle_->SubmitTask(
+          std::move(task), {.payload_hash = hash, .on_recorded = on_recorded},
+          std::move(done));
+    });
+  };
+  ASSERT_TRUE(send(Add("t", {1}), "h").ok());
+  EXPECT_EQ(Seen("t"), "SUCCESS 1");
+  ASSERT_TRUE(send(Add("t", {1}), "h").ok());
+  EXPECT_FALSE(send(Add("t", {2}), "other").ok());  // records nothing
+  backend_.FailNext("CreatePending", 1);
+  EXPECT_FALSE(send(Add("u", {1}), "h").ok());
+  EXPECT_THAT(told, ElementsAre("new, ran 0", "again, ran 1"));
+}
+
 TEST_F(LifecycleTest, AnEqualRepeatIsAcceptedOnce) {
   ASSERT_TRUE(Send(Add("t", {1, 1})).ok());
   const absl::StatusOr<Submitted> again = Send(Add("t", {1, 1}));

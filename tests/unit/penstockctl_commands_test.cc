@@ -3,6 +3,7 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -32,6 +33,8 @@ class FakeGateway final : public v1::GatewayService::Service {
     sent.push_back(request->task());
     request_ids.push_back(request->request_id());
     response->set_task_id("task_1");
+    send_waits.push_back(request->wait().seconds());
+    if (sent_state.has_value()) *response->mutable_state() = *sent_state;
     return answer;
   }
   grpc::Status SendGroup(grpc::ServerContext*,
@@ -130,6 +133,8 @@ class FakeGateway final : public v1::GatewayService::Service {
   std::deque<v1::TaskState> states;
   std::vector<v1::Task> sent;
   std::vector<std::string> request_ids;
+  std::vector<int64_t> send_waits;  // s
+  std::optional<v1::TaskState> sent_state;
   std::vector<v1::GetStateRequest> asked;
 };
 
@@ -304,7 +309,33 @@ TEST_F(PenstockctlTest, EveryKindOfValueReachesItsCase) {
   EXPECT_THAT(cases, ElementsAre(3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 10));
 }
 
-TEST_F(PenstockctlTest, WaitPrintsTheState) {
+TEST_F(PenstockctlTest, ASendThatWaitsIsOneCall) {
+  gateway_.sent_state = Success(2);
+  EXPECT_EQ(Run({"send", "add", "1", "1", "--wait=10s"}), kExitOk);
+  EXPECT_EQ(out_.str(), "task_1  SUCCESS  2\n");
+  EXPECT_THAT(gateway_.send_waits, ElementsAre(10));
+  EXPECT_THAT(gateway_.asked, IsEmpty());
+  gateway_.sent_state->set_status(v1::TASK_STATUS_FAILURE);
+  EXPECT_EQ(Run({"send", "add", "--wait=10s"}), kExitTaskFailed);
+}
+
+TEST_F(PenstockctlTest, ASendWhoseWaitIsOverPrintsTheStateAsItIs) {
+  gateway_.sent_state = State(v1::TASK_STATUS_PENDING);
+  EXPECT_EQ(Run({"send", "add", "--wait=1m"}), kExitOk);
+  EXPECT_EQ(out_.str(), "task_1  PENDING\n");
+  EXPECT_THAT(gateway_.asked, IsEmpty());
+}
+
+TEST_F(PenstockctlTest, ALongWaitOfASendGoesOnByState) {
+  gateway_.sent_state = State(v1::TASK_STATUS_PENDING);
+  gateway_.states = {Success(2)};
+  EXPECT_EQ(Run({"send", "add", "--wait=2m"}), kExitOk);
+  EXPECT_EQ(out_.str(), "task_1  SUCCESS  2\n");
+  EXPECT_THAT(gateway_.send_waits, ElementsAre(60));
+  EXPECT_EQ(gateway_.asked.size(), 1u);
+}
+
+TEST_F(PenstockctlTest, AStateThatDidNotComeWithTheSendIsAskedFor) {
   gateway_.states = {Success(2)};
   EXPECT_EQ(Run({"send", "add", "1", "1", "--wait=10s"}), kExitOk);
   EXPECT_EQ(out_.str(), "task_1  SUCCESS  2\n");
@@ -357,6 +388,13 @@ TEST_F(PenstockctlTest, WorkflowsWaitForWhatHoldsTheResult) {
 }
 
 TEST_F(PenstockctlTest, JsonIsOneResponseALine) {
+  gateway_.sent_state = Success(2);
+  EXPECT_EQ(Run({"send", "add", "--json", "--wait=1s"}), kExitOk);
+  EXPECT_EQ(out_.str(),
+            "{\"task_id\":\"task_1\",\"state\":{\"task_id\":\"task_1\",\"status\":"
+            "\"TASK_STATUS_SUCCESS\",\"results\":[{\"int_value\":\"2\"}]}}\n");
+  out_.str("");
+  gateway_.sent_state.reset();
   gateway_.states = {Success(2)};
   EXPECT_EQ(Run({"send", "add", "--json", "--wait=1s"}), kExitOk);
   EXPECT_EQ(out_.str(),

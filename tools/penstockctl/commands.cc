@@ -1,6 +1,6 @@
-// One function a command. A wait longer than the gateway's limit is made of
-// several calls; a wait for many tasks asks for one after the other, which
-// takes no longer than the slowest of them.
+// One function a command. A send that waits is one call. A wait longer than the
+// gateway's limit is made of several calls; a wait for many tasks asks for one
+// after the other, which takes no longer than the slowest of them.
 
 #include "tools/penstockctl/commands.h"
 
@@ -24,7 +24,7 @@ namespace penstock::ctl {
 namespace {
 
 constexpr absl::Duration kDefaultTimeout = absl::Seconds(30);
-constexpr absl::Duration kLongestWait = absl::Seconds(60);  // GetState's limit
+constexpr absl::Duration kLongestWait = absl::Seconds(60);  // of one call
 
 using google::protobuf::util::TimeUtil;
 
@@ -81,7 +81,11 @@ class Runner {
   ExitStatus SendGroup();
   ExitStatus SendChain();
   ExitStatus SendChord();
-  ExitStatus ShowStates(const std::vector<std::string>& task_ids);
+  ExitStatus ShowStates(const std::vector<std::string>& task_ids) {
+    return ShowStates(task_ids, absl::Now() + command_.wait);
+  }
+  ExitStatus ShowStates(const std::vector<std::string>& task_ids,
+                        absl::Time end);
   ExitStatus Watch();
   ExitStatus ShowGroupState();
   ExitStatus Cancel();
@@ -236,13 +240,29 @@ ExitStatus Runner::Send() {
   v1::SendTaskRequest request;
   request.set_request_id(command_.request_id);
   *request.mutable_task() = TaskWithFlags();
+  const absl::Time end = absl::Now() + command_.wait;
+  const absl::Duration wait = std::min(command_.wait, kLongestWait);
+  const bool waits = wait > absl::ZeroDuration();
+  if (waits) {
+    *request.mutable_wait() =
+        TimeUtil::NanosecondsToDuration(absl::ToInt64Nanoseconds(wait));
+  }
   v1::SendTaskResponse response;
-  if (!Call(gateway_, &v1::GatewayService::StubInterface::SendTask, request, &response)) {
+  if (!Call(gateway_, &v1::GatewayService::StubInterface::SendTask, request,
+            &response, wait)) {
     return CallFailed();
   }
-  bool waits = command_.wait > absl::ZeroDuration();
-  if (!waits || command_.json) Print(response, {response.task_id()});
-  return waits ? ShowStates({response.task_id()}) : kExitOk;
+  if (!waits) {
+    Print(response, {response.task_id()});
+    return kExitOk;
+  }
+  // A gateway that could not read the state has sent none.
+  const bool is_over =
+      response.has_state() &&
+      (IsFinal(response.state()) || command_.wait <= kLongestWait);
+  if (is_over || command_.json) Print(response, {ShowState(response.state())});
+  if (!is_over) return ShowStates({response.task_id()}, end);
+  return HasFailed(response.state()) ? kExitTaskFailed : kExitOk;
 }
 
 ExitStatus Runner::SendGroup() {
@@ -300,8 +320,8 @@ ExitStatus Runner::SendChord() {
 }
 
 // The wait is for all of them together.
-ExitStatus Runner::ShowStates(const std::vector<std::string>& task_ids) {
-  absl::Time end = absl::Now() + command_.wait;
+ExitStatus Runner::ShowStates(const std::vector<std::string>& task_ids,
+                              absl::Time end) {
   ExitStatus exit = kExitOk;
   for (const std::string& id : task_ids) {
     v1::GetStateRequest request;

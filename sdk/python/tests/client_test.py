@@ -32,6 +32,11 @@ def state_answer(*words, **more):
     return lambda request: pb.GetStateResponse(state=state(*words, **more))
 
 
+def sent_answer(*words, **more):
+    """An answer of a SendTask that waits."""
+    return lambda request: pb.SendTaskResponse(task_id="t", state=state(*words, **more))
+
+
 class WithGateway(unittest.TestCase):
     def setUp(self):
         self.gateway = FakeGateway()
@@ -185,6 +190,46 @@ class Waiting(WithGateway):
         self.assertEqual((error.task_id, error.message, error.type), ("t", "bad", "UNKNOWN"))
         with self.assertRaises(penstock.TaskCancelled):
             self.client.task("t").result()
+
+    def test_a_run_is_one_call(self):
+        self.gateway.answers = [refused(UNAVAILABLE, "DRAINING"),
+                                sent_answer("SUCCESS", "t", 3)]
+        self.assertEqual(self.client.run("add", 1, 2, timeout=7), 3)
+        first, second = [request for request, _ in self.gateway.calls]
+        self.assertEqual(first, second)
+        self.assertNotEqual(first.request_id, "")
+        self.assertEqual([arg.int_value for arg in first.task.args], [1, 2])
+        self.assertLessEqual(first.wait.ToTimedelta(), datetime.timedelta(seconds=7))
+        self.assertGreater(first.wait.ToTimedelta(), datetime.timedelta(seconds=6))
+
+    def test_how_a_run_ended(self):
+        self.gateway.answers = [sent_answer("FAILURE", "t", message="bad"),
+                                sent_answer("CANCELLED", "t", message="cancelled"),
+                                refused(grpc.StatusCode.FAILED_PRECONDITION,
+                                        "QUEUE_NOT_FOUND")]
+        with self.assertRaisesRegex(penstock.TaskFailed, "bad"):
+            self.client.run("add")
+        with self.assertRaises(penstock.TaskCancelled):
+            self.client.run("add")
+        with self.assertRaises(penstock.CallError):
+            self.client.run(Task("add"))
+        waits = {request.wait.ToTimedelta() for request, _ in self.gateway.calls}
+        self.assertEqual(waits, {datetime.timedelta(seconds=30)})
+
+    def test_a_run_that_has_not_ended_is_waited_for(self):
+        for answer in (sent_answer("STARTED", "t"), accepted):  # with a state, and without
+            self.gateway.calls.clear()
+            self.gateway.answers = [answer, state_answer("STARTED"),
+                                    state_answer("SUCCESS", "t", 3)]
+            self.assertEqual(self.client.run(Task("add", id="t"), timeout=20), 3)
+            sent, *asked = [request for request, _ in self.gateway.calls]
+            self.assertEqual(sent.task.id, "t")
+            self.assertEqual([request.task_id for request in asked], ["t", "t"])
+
+    def test_the_time_of_a_run_is_over(self):
+        self.gateway.answers = [sent_answer("STARTED", "t"), state_answer("STARTED")]
+        with self.assertRaisesRegex(penstock.ResultTimeout, "task t .* within 0.1 s"):
+            self.client.run("add", timeout=0.1)
 
     def test_a_group_by_pages(self):
         def page(request):
@@ -377,6 +422,22 @@ class WithAsyncio(unittest.IsolatedAsyncioTestCase):
         self.gateway.answers = [state_answer("PENDING")]
         with self.assertRaises(penstock.ResultTimeout):
             await self.client.task("t").result(0.1)
+
+    async def test_a_run_is_one_call(self):
+        self.gateway.answers = [sent_answer("SUCCESS", "t", 3)]
+        self.assertEqual(await self.client.run("add", 1, 2, timeout=7), 3)
+        self.assertEqual(len(self.gateway.calls), 1)
+        self.gateway.answers = [sent_answer("FAILURE", "t", message="bad")]
+        with self.assertRaises(penstock.TaskFailed):
+            await self.client.run("add")
+
+    async def test_a_run_that_has_not_ended_is_waited_for(self):
+        self.gateway.answers = [accepted, state_answer("PENDING"),
+                                state_answer("SUCCESS", "t", 3)]
+        self.assertEqual(await self.client.run("add", timeout=20), 3)
+        self.gateway.answers = [sent_answer("STARTED", "t"), state_answer("STARTED")]
+        with self.assertRaises(penstock.ResultTimeout):
+            await self.client.run("add", timeout=0.1)
 
     async def test_the_results_of_a_group_wait_for_it(self):
         answers = [messages_pb2.GroupState(group_id="g", total=1),

@@ -10,7 +10,7 @@
 // reason, from gRPC itself: it is to be taken as UNAVAILABLE.
 //
 // Any Send: OK means that every message was confirmed by the broker (a delayed
-// task: by Redis). FAILED_PRECONDITION QUEUE_NOT_FOUND: no queue takes the
+// task: by Redis), or that a worker has had it (SendTask with `wait`). FAILED_PRECONDITION QUEUE_NOT_FOUND: no queue takes the
 // routing key, nothing was kept. UNAVAILABLE BROKER_UNAVAILABLE or BROKER_NACK
 // and DEADLINE_EXCEEDED CONFIRM_TIMEOUT: it may or may not have been sent; to
 // repeat the call safely give it a request_id, or the tasks ids of your own. ALREADY_EXISTS
@@ -58,7 +58,14 @@ type SendTaskRequest struct {
 	// call is not carried out again within 24 hours, and is answered as the first
 	// one was. The ids of tasks that have none follow from it. Empty: a repeat is
 	// another call. 1 to 200 characters of A-Z a-z 0-9 _ . : -
-	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// How long to wait for the task to end, at most 60 s (more is cut) and at most
+	// until shortly before the call's own deadline. When the wait is over, and the
+	// task was accepted, the answer is OK with the state as it is then. The task is
+	// sent all the same when the wait is over or the caller gives up. It does not
+	// count when a repeat is compared with the first call. Default 0: do not wait.
+	// Not negative.
+	Wait          *durationpb.Duration `protobuf:"bytes,3,opt,name=wait,proto3" json:"wait,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -107,6 +114,13 @@ func (x *SendTaskRequest) GetRequestId() string {
 	return ""
 }
 
+func (x *SendTaskRequest) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
 // The task was accepted.
 type SendTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -115,7 +129,11 @@ type SendTaskResponse struct {
 	// An equal task had been accepted under this id before: it runs once.
 	Replayed bool `protobuf:"varint,2,opt,name=replayed,proto3" json:"replayed,omitempty"`
 	// When it was accepted.
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// With `wait`: its state. One that a worker wrote says itself that the broker took
+	// the task, and does not wait for the confirm. Unset without `wait`, and where the
+	// state could not be read: the task was accepted, and GetState tells the rest.
+	State         *TaskState `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -167,6 +185,13 @@ func (x *SendTaskResponse) GetReplayed() bool {
 func (x *SendTaskResponse) GetCreateTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *SendTaskResponse) GetState() *TaskState {
+	if x != nil {
+		return x.State
 	}
 	return nil
 }
@@ -1732,16 +1757,18 @@ var File_penstock_v1_gateway_proto protoreflect.FileDescriptor
 
 const file_penstock_v1_gateway_proto_rawDesc = "" +
 	"\n" +
-	"\x19penstock/v1/gateway.proto\x12\vpenstock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1apenstock/v1/messages.proto\"W\n" +
+	"\x19penstock/v1/gateway.proto\x12\vpenstock.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1apenstock/v1/messages.proto\"\x86\x01\n" +
 	"\x0fSendTaskRequest\x12%\n" +
 	"\x04task\x18\x01 \x01(\v2\x11.penstock.v1.TaskR\x04task\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x02 \x01(\tR\trequestId\"\x84\x01\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\x12-\n" +
+	"\x04wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"\xb2\x01\n" +
 	"\x10SendTaskResponse\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1a\n" +
 	"\breplayed\x18\x02 \x01(\bR\breplayed\x12;\n" +
 	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\"\xa0\x01\n" +
+	"createTime\x12,\n" +
+	"\x05state\x18\x04 \x01(\v2\x16.penstock.v1.TaskStateR\x05state\"\xa0\x01\n" +
 	"\x10SendGroupRequest\x12'\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x11.penstock.v1.TaskR\x05tasks\x12\x1d\n" +
 	"\n" +
@@ -1894,63 +1921,65 @@ var file_penstock_v1_gateway_proto_goTypes = []any{
 	(*StreamTasksRequest)(nil),     // 24: penstock.v1.StreamTasksRequest
 	(*StreamTasksResponse)(nil),    // 25: penstock.v1.StreamTasksResponse
 	(*Task)(nil),                   // 26: penstock.v1.Task
-	(*timestamppb.Timestamp)(nil),  // 27: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 28: google.protobuf.Duration
+	(*durationpb.Duration)(nil),    // 27: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 28: google.protobuf.Timestamp
 	(*TaskState)(nil),              // 29: penstock.v1.TaskState
 	(*GroupState)(nil),             // 30: penstock.v1.GroupState
 	(*status.Status)(nil),          // 31: google.rpc.Status
 }
 var file_penstock_v1_gateway_proto_depIdxs = []int32{
 	26, // 0: penstock.v1.SendTaskRequest.task:type_name -> penstock.v1.Task
-	27, // 1: penstock.v1.SendTaskResponse.create_time:type_name -> google.protobuf.Timestamp
-	26, // 2: penstock.v1.SendGroupRequest.tasks:type_name -> penstock.v1.Task
-	26, // 3: penstock.v1.SendChainRequest.tasks:type_name -> penstock.v1.Task
-	26, // 4: penstock.v1.SendChordRequest.tasks:type_name -> penstock.v1.Task
-	26, // 5: penstock.v1.SendChordRequest.callback:type_name -> penstock.v1.Task
-	26, // 6: penstock.v1.SendChordRequest.on_failure:type_name -> penstock.v1.Task
-	28, // 7: penstock.v1.GetStateRequest.wait:type_name -> google.protobuf.Duration
-	29, // 8: penstock.v1.GetStateResponse.state:type_name -> penstock.v1.TaskState
-	29, // 9: penstock.v1.BatchGetStatesResponse.states:type_name -> penstock.v1.TaskState
-	28, // 10: penstock.v1.GetGroupStateRequest.wait:type_name -> google.protobuf.Duration
-	30, // 11: penstock.v1.GetGroupStateResponse.group:type_name -> penstock.v1.GroupState
-	29, // 12: penstock.v1.WatchStateResponse.state:type_name -> penstock.v1.TaskState
-	16, // 13: penstock.v1.WatchStateResponse.keepalive:type_name -> penstock.v1.Keepalive
-	29, // 14: penstock.v1.CancelTaskResponse.state:type_name -> penstock.v1.TaskState
-	30, // 15: penstock.v1.CancelGroupResponse.group:type_name -> penstock.v1.GroupState
-	26, // 16: penstock.v1.BatchSendTasksRequest.tasks:type_name -> penstock.v1.Task
-	23, // 17: penstock.v1.BatchSendTasksResponse.results:type_name -> penstock.v1.SendTaskResult
-	31, // 18: penstock.v1.SendTaskResult.status:type_name -> google.rpc.Status
-	26, // 19: penstock.v1.StreamTasksRequest.task:type_name -> penstock.v1.Task
-	31, // 20: penstock.v1.StreamTasksResponse.status:type_name -> google.rpc.Status
-	0,  // 21: penstock.v1.GatewayService.SendTask:input_type -> penstock.v1.SendTaskRequest
-	2,  // 22: penstock.v1.GatewayService.SendGroup:input_type -> penstock.v1.SendGroupRequest
-	4,  // 23: penstock.v1.GatewayService.SendChain:input_type -> penstock.v1.SendChainRequest
-	6,  // 24: penstock.v1.GatewayService.SendChord:input_type -> penstock.v1.SendChordRequest
-	8,  // 25: penstock.v1.GatewayService.GetState:input_type -> penstock.v1.GetStateRequest
-	10, // 26: penstock.v1.GatewayService.BatchGetStates:input_type -> penstock.v1.BatchGetStatesRequest
-	12, // 27: penstock.v1.GatewayService.GetGroupState:input_type -> penstock.v1.GetGroupStateRequest
-	14, // 28: penstock.v1.GatewayService.WatchState:input_type -> penstock.v1.WatchStateRequest
-	17, // 29: penstock.v1.GatewayService.CancelTask:input_type -> penstock.v1.CancelTaskRequest
-	19, // 30: penstock.v1.GatewayService.CancelGroup:input_type -> penstock.v1.CancelGroupRequest
-	21, // 31: penstock.v1.GatewayService.BatchSendTasks:input_type -> penstock.v1.BatchSendTasksRequest
-	24, // 32: penstock.v1.GatewayService.StreamTasks:input_type -> penstock.v1.StreamTasksRequest
-	1,  // 33: penstock.v1.GatewayService.SendTask:output_type -> penstock.v1.SendTaskResponse
-	3,  // 34: penstock.v1.GatewayService.SendGroup:output_type -> penstock.v1.SendGroupResponse
-	5,  // 35: penstock.v1.GatewayService.SendChain:output_type -> penstock.v1.SendChainResponse
-	7,  // 36: penstock.v1.GatewayService.SendChord:output_type -> penstock.v1.SendChordResponse
-	9,  // 37: penstock.v1.GatewayService.GetState:output_type -> penstock.v1.GetStateResponse
-	11, // 38: penstock.v1.GatewayService.BatchGetStates:output_type -> penstock.v1.BatchGetStatesResponse
-	13, // 39: penstock.v1.GatewayService.GetGroupState:output_type -> penstock.v1.GetGroupStateResponse
-	15, // 40: penstock.v1.GatewayService.WatchState:output_type -> penstock.v1.WatchStateResponse
-	18, // 41: penstock.v1.GatewayService.CancelTask:output_type -> penstock.v1.CancelTaskResponse
-	20, // 42: penstock.v1.GatewayService.CancelGroup:output_type -> penstock.v1.CancelGroupResponse
-	22, // 43: penstock.v1.GatewayService.BatchSendTasks:output_type -> penstock.v1.BatchSendTasksResponse
-	25, // 44: penstock.v1.GatewayService.StreamTasks:output_type -> penstock.v1.StreamTasksResponse
-	33, // [33:45] is the sub-list for method output_type
-	21, // [21:33] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	27, // 1: penstock.v1.SendTaskRequest.wait:type_name -> google.protobuf.Duration
+	28, // 2: penstock.v1.SendTaskResponse.create_time:type_name -> google.protobuf.Timestamp
+	29, // 3: penstock.v1.SendTaskResponse.state:type_name -> penstock.v1.TaskState
+	26, // 4: penstock.v1.SendGroupRequest.tasks:type_name -> penstock.v1.Task
+	26, // 5: penstock.v1.SendChainRequest.tasks:type_name -> penstock.v1.Task
+	26, // 6: penstock.v1.SendChordRequest.tasks:type_name -> penstock.v1.Task
+	26, // 7: penstock.v1.SendChordRequest.callback:type_name -> penstock.v1.Task
+	26, // 8: penstock.v1.SendChordRequest.on_failure:type_name -> penstock.v1.Task
+	27, // 9: penstock.v1.GetStateRequest.wait:type_name -> google.protobuf.Duration
+	29, // 10: penstock.v1.GetStateResponse.state:type_name -> penstock.v1.TaskState
+	29, // 11: penstock.v1.BatchGetStatesResponse.states:type_name -> penstock.v1.TaskState
+	27, // 12: penstock.v1.GetGroupStateRequest.wait:type_name -> google.protobuf.Duration
+	30, // 13: penstock.v1.GetGroupStateResponse.group:type_name -> penstock.v1.GroupState
+	29, // 14: penstock.v1.WatchStateResponse.state:type_name -> penstock.v1.TaskState
+	16, // 15: penstock.v1.WatchStateResponse.keepalive:type_name -> penstock.v1.Keepalive
+	29, // 16: penstock.v1.CancelTaskResponse.state:type_name -> penstock.v1.TaskState
+	30, // 17: penstock.v1.CancelGroupResponse.group:type_name -> penstock.v1.GroupState
+	26, // 18: penstock.v1.BatchSendTasksRequest.tasks:type_name -> penstock.v1.Task
+	23, // 19: penstock.v1.BatchSendTasksResponse.results:type_name -> penstock.v1.SendTaskResult
+	31, // 20: penstock.v1.SendTaskResult.status:type_name -> google.rpc.Status
+	26, // 21: penstock.v1.StreamTasksRequest.task:type_name -> penstock.v1.Task
+	31, // 22: penstock.v1.StreamTasksResponse.status:type_name -> google.rpc.Status
+	0,  // 23: penstock.v1.GatewayService.SendTask:input_type -> penstock.v1.SendTaskRequest
+	2,  // 24: penstock.v1.GatewayService.SendGroup:input_type -> penstock.v1.SendGroupRequest
+	4,  // 25: penstock.v1.GatewayService.SendChain:input_type -> penstock.v1.SendChainRequest
+	6,  // 26: penstock.v1.GatewayService.SendChord:input_type -> penstock.v1.SendChordRequest
+	8,  // 27: penstock.v1.GatewayService.GetState:input_type -> penstock.v1.GetStateRequest
+	10, // 28: penstock.v1.GatewayService.BatchGetStates:input_type -> penstock.v1.BatchGetStatesRequest
+	12, // 29: penstock.v1.GatewayService.GetGroupState:input_type -> penstock.v1.GetGroupStateRequest
+	14, // 30: penstock.v1.GatewayService.WatchState:input_type -> penstock.v1.WatchStateRequest
+	17, // 31: penstock.v1.GatewayService.CancelTask:input_type -> penstock.v1.CancelTaskRequest
+	19, // 32: penstock.v1.GatewayService.CancelGroup:input_type -> penstock.v1.CancelGroupRequest
+	21, // 33: penstock.v1.GatewayService.BatchSendTasks:input_type -> penstock.v1.BatchSendTasksRequest
+	24, // 34: penstock.v1.GatewayService.StreamTasks:input_type -> penstock.v1.StreamTasksRequest
+	1,  // 35: penstock.v1.GatewayService.SendTask:output_type -> penstock.v1.SendTaskResponse
+	3,  // 36: penstock.v1.GatewayService.SendGroup:output_type -> penstock.v1.SendGroupResponse
+	5,  // 37: penstock.v1.GatewayService.SendChain:output_type -> penstock.v1.SendChainResponse
+	7,  // 38: penstock.v1.GatewayService.SendChord:output_type -> penstock.v1.SendChordResponse
+	9,  // 39: penstock.v1.GatewayService.GetState:output_type -> penstock.v1.GetStateResponse
+	11, // 40: penstock.v1.GatewayService.BatchGetStates:output_type -> penstock.v1.BatchGetStatesResponse
+	13, // 41: penstock.v1.GatewayService.GetGroupState:output_type -> penstock.v1.GetGroupStateResponse
+	15, // 42: penstock.v1.GatewayService.WatchState:output_type -> penstock.v1.WatchStateResponse
+	18, // 43: penstock.v1.GatewayService.CancelTask:output_type -> penstock.v1.CancelTaskResponse
+	20, // 44: penstock.v1.GatewayService.CancelGroup:output_type -> penstock.v1.CancelGroupResponse
+	22, // 45: penstock.v1.GatewayService.BatchSendTasks:output_type -> penstock.v1.BatchSendTasksResponse
+	25, // 46: penstock.v1.GatewayService.StreamTasks:output_type -> penstock.v1.StreamTasksResponse
+	35, // [35:47] is the sub-list for method output_type
+	23, // [23:35] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_gateway_proto_init() }

@@ -10,7 +10,7 @@
 // reason, from gRPC itself: it is to be taken as UNAVAILABLE.
 //
 // Any Send: OK means that every message was confirmed by the broker (a delayed
-// task: by Redis). FAILED_PRECONDITION QUEUE_NOT_FOUND: no queue takes the
+// task: by Redis), or that a worker has had it (SendTask with `wait`). FAILED_PRECONDITION QUEUE_NOT_FOUND: no queue takes the
 // routing key, nothing was kept. UNAVAILABLE BROKER_UNAVAILABLE or BROKER_NACK
 // and DEADLINE_EXCEEDED CONFIRM_TIMEOUT: it may or may not have been sent; to
 // repeat the call safely give it a request_id, or the tasks ids of your own. ALREADY_EXISTS
@@ -64,7 +64,8 @@ const (
 //
 // Sends tasks and reads their states.
 type GatewayServiceClient interface {
-	// Sends one task. Codes: see the top of this file.
+	// Sends one task; with `wait`, waits for it to end. Codes: see the top of this
+	// file.
 	SendTask(ctx context.Context, in *SendTaskRequest, opts ...grpc.CallOption) (*SendTaskResponse, error)
 	// Sends tasks that run in parallel. Codes: see the top of this file, and
 	// ABORTED GROUP_PARTIALLY_SENT (metadata sent, total): repeat the same call
@@ -266,7 +267,8 @@ type GatewayService_StreamTasksClient = grpc.BidiStreamingClient[StreamTasksRequ
 //
 // Sends tasks and reads their states.
 type GatewayServiceServer interface {
-	// Sends one task. Codes: see the top of this file.
+	// Sends one task; with `wait`, waits for it to end. Codes: see the top of this
+	// file.
 	SendTask(context.Context, *SendTaskRequest) (*SendTaskResponse, error)
 	// Sends tasks that run in parallel. Codes: see the top of this file, and
 	// ABORTED GROUP_PARTIALLY_SENT (metadata sent, total): repeat the same call

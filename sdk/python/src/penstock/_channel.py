@@ -137,6 +137,7 @@ class Deadline:
     """When a wait is over; without a timeout it never is."""
 
     def __init__(self, timeout: Optional[float]) -> None:
+        self.timeout = timeout
         self._end = None if timeout is None else time.monotonic() + timeout
 
     def left(self) -> float:

@@ -7,7 +7,7 @@ it is carried out once however often it is tried.
 
 Options of calls, all in seconds:
 
-    timeout       the deadline of each try
+    timeout       the deadline of each try; of a wait: how long it may last
     retry_budget  no try begins later than so long after the first; 0: one try
     metadata      for this call, beside the client's: {"traceparent": "..."}
     request_id    names a Send, so that the program may repeat it itself
@@ -120,6 +120,32 @@ class Client:
                                      request_id=request_id or new_request_id())
         answer = self._call(self._stub.SendTask, request, timeout, retry_budget, metadata)
         return TaskHandle(self, answer.task_id, answer.replayed)
+
+    def run(
+        self,
+        task: Union[str, Task],
+        *args: Any,
+        timeout: Optional[float] = None,
+        request_id: str = "",
+        retry_budget: Optional[float] = None,
+        metadata: Optional[Metadata] = None,
+    ) -> Any:
+        """Sends a task and waits for its end: send(...).result(timeout), in one call.
+
+        `timeout` is that of the wait, as in TaskHandle.result(), whose errors it raises
+        too; a task that has not ended by then goes on.
+        """
+        deadline = Deadline(timeout)
+        wait = min(WAIT, deadline.left())
+        request = pb.SendTaskRequest(task=task_of(task, args).to_message(),
+                                     request_id=request_id or new_request_id())
+        request.wait.FromNanoseconds(int(wait * 1e9))
+        answer = self._call(self._stub.SendTask, request, wait + WAIT_ROOM, retry_budget,
+                            metadata)
+        if is_final(answer.state):
+            return final_result(answer.state)
+        handle = TaskHandle(self, answer.task_id, answer.replayed)
+        return handle._result(deadline)
 
     def send_group(
         self,
@@ -341,12 +367,11 @@ class Client:
         self,
         method: Callable[..., Any],
         request: Any,
-        timeout: Optional[float],
+        deadline: Deadline,
         is_over: Callable[[Any], bool],
         what: str,
     ) -> Any:
         """Calls a method that waits until what it answers is over."""
-        deadline = Deadline(timeout)
         while True:
             wait = min(WAIT, deadline.left())
             request.wait.FromNanoseconds(int(wait * 1e9))
@@ -356,7 +381,7 @@ class Client:
             if is_over(answer):
                 return answer
             if deadline.left() == 0:
-                raise ResultTimeout(f"{what} has not ended within {timeout} s")
+                raise ResultTimeout(f"{what} has not ended within {deadline.timeout} s")
             if time.monotonic() - begin < wait:
                 time.sleep(min(AGAIN, deadline.left()))
 
@@ -379,8 +404,11 @@ class TaskHandle:
         Raises TaskFailed or TaskCancelled when it ended so, and ResultTimeout when
         it has not ended within `timeout` seconds (None: waits for ever).
         """
+        return self._result(Deadline(timeout))
+
+    def _result(self, deadline: Deadline) -> Any:
         answer = self._client._await(
-            self._client._stub.GetState, pb.GetStateRequest(task_id=self.id), timeout,
+            self._client._stub.GetState, pb.GetStateRequest(task_id=self.id), deadline,
             lambda answer: is_final(answer.state), f"task {self.id}")
         return final_result(answer.state)
 
@@ -421,7 +449,7 @@ class Group:
         """
         answer = self._client._await(
             self._client._stub.GetGroupState, pb.GetGroupStateRequest(group_id=self.id),
-            timeout, lambda answer: answer.group.done, f"group {self.id}")
+            Deadline(timeout), lambda answer: answer.group.done, f"group {self.id}")
         return group_state_of(answer.group)
 
     def results(self, timeout: Optional[float] = None, *,
