@@ -114,7 +114,7 @@ constexpr auto kKeys = std::to_array<ConfigKey>({
      "has none"},
     {"amqp.prefetch_count", "whole number from 0 to 65535", "0",
      "deliveries that a worker holds unacknowledged; 0 is chosen from the "
-     "concurrency"},
+     "concurrency and the tasks"},
     {"amqp.queue_declare_args", kArgsType, "none",
      "arguments of the queue's declaration, such as x-queue-type; all "
      "programs that share a queue must give the same"},

@@ -92,7 +92,7 @@ void Groups::StartPass(OpenGroupPtr group, std::vector<Done> joiners) {
 // Reads the group's record once, then reads on.
 void Groups::Learn(OpenGroupPtr group, size_t count, Done done) {
   if (group->known) {
-    ReadOn(std::move(group), count, std::move(done));
+    ReadOn(std::move(group), count, 1, std::move(done));
     return;
   }
   scope_->Repeat<std::optional<WorkflowRecord>>(
@@ -112,7 +112,7 @@ void Groups::Learn(OpenGroupPtr group, size_t count, Done done) {
         }
         group->record = **std::move(record);
         group->known = true;
-        ReadOn(std::move(group), count, std::move(done));
+        ReadOn(std::move(group), count, 1, std::move(done));
       });
 }
 
@@ -148,7 +148,7 @@ void Groups::Adopt(OpenGroupPtr group, Done done) {
       record.submitted = true;
       group->record = std::move(record);
       group->known = true;
-      ReadOn(std::move(group), 1, std::move(done));
+      ReadOn(std::move(group), 1, 1, std::move(done));
     };
     scope_->Repeat<PendingAnswer>(
         [this, record, now](Callback<PendingAnswer> cb) {
@@ -180,9 +180,9 @@ void Groups::Adopt(OpenGroupPtr group, Done done) {
       std::move(adopt));
 }
 
-// Moves the cursor over final members, `count` at a time and then twice as many,
-// until it meets one that is not.
-void Groups::ReadOn(OpenGroupPtr group, size_t count, Done done) {
+// Moves the cursor over final members, `count` and then `next` at a time and then
+// twice as many, until it meets one that is not.
+void Groups::ReadOn(OpenGroupPtr group, size_t count, size_t next, Done done) {
   const std::vector<std::string>& ids = group->record.task_ids;
   if (group->cursor == ids.size()) {
     const WorkflowRecord record = group->record;
@@ -197,14 +197,14 @@ void Groups::ReadOn(OpenGroupPtr group, size_t count, Done done) {
     return;
   }
   count = std::min({count, kMostStatesPerRead, ids.size() - group->cursor});
-  std::vector<std::string> next(ids.begin() + group->cursor,
-                                ids.begin() + group->cursor + count);
+  std::vector<std::string> asked(ids.begin() + group->cursor,
+                                 ids.begin() + group->cursor + count);
   scope_->Repeat<std::vector<std::optional<TaskState>>>(
-      [this, next = std::move(next)](
+      [this, asked = std::move(asked)](
           Callback<std::vector<std::optional<TaskState>>> cb) {
-        scope_->backend->GetStates(next, std::move(cb));
+        scope_->backend->GetStates(asked, std::move(cb));
       },
-      [this, group, count, done = std::move(done)](
+      [this, group, next, done = std::move(done)](
           absl::StatusOr<std::vector<std::optional<TaskState>>> states) mutable {
         if (!states.ok()) {
           std::move(done)(states.status());
@@ -217,7 +217,7 @@ void Groups::ReadOn(OpenGroupPtr group, size_t count, Done done) {
           }
           ++group->cursor;
         }
-        ReadOn(std::move(group), count * 2, std::move(done));
+        ReadOn(std::move(group), next, 2 * next, std::move(done));
       });
 }
 

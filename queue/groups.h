@@ -67,7 +67,7 @@ class Groups {
   void StartPass(OpenGroupPtr group, std::vector<Done> joiners);
   void Learn(OpenGroupPtr group, size_t count, Done done);
   void Adopt(OpenGroupPtr group, Done done);
-  void ReadOn(OpenGroupPtr group, size_t count, Done done);
+  void ReadOn(OpenGroupPtr group, size_t count, size_t next, Done done);
   void Claim(std::shared_ptr<const WorkflowRecord> record,
              std::shared_ptr<const std::vector<TaskState>> members,
              std::string token, Done done);

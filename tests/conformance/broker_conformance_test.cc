@@ -429,9 +429,8 @@ TEST_P(BrokerConformance, ThePrefetchMayChangeWhileItConsumes) {
     PublishDefault("b");
     const Delivery first = inbox.Next();
     EXPECT_EQ(first.body, "a");
-    ASSERT_EQ(PublishAndWait(*broker_,
-                             {.task_id = "t", .queue = other, .body = "marker"}),
-              absl::OkStatus());
+    Message marker{.task_id = "t", .queue = other, .body = "marker"};
+    ASSERT_EQ(PublishAndWait(*broker_, std::move(marker)), absl::OkStatus());
     Delivery second = inbox.Next();
     is_narrow = second.body == "marker";
     consumer->Ack(first.tag);
