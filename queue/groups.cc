@@ -23,9 +23,11 @@ void FinishAll(std::vector<Done> joiners, const absl::Status& status) {
 
 void Groups::Join(std::string group_id, std::string callback, Done done) {
   OpenGroupPtr group;
+  size_t joined;
   {
     absl::MutexLock lock(&mu_);
     group = FindOrAdd(std::move(group_id), std::move(callback));
+    joined = ++group->joined;
     if (group->pass_runs) {
       // Its reads may have passed this member before it was final.
       group->waiting.push_back(std::move(done));
@@ -35,7 +37,7 @@ void Groups::Join(std::string group_id, std::string callback, Done done) {
   }
   std::vector<Done> joiners;
   joiners.push_back(std::move(done));
-  StartPass(std::move(group), std::move(joiners));
+  StartPass(std::move(group), joined, std::move(joiners));
 }
 
 Groups::OpenGroupPtr Groups::FindOrAdd(std::string group_id,
@@ -68,21 +70,22 @@ void Groups::Forget(const std::string& group_id) {
   by_age_.remove(group_id);
 }
 
-void Groups::StartPass(OpenGroupPtr group, std::vector<Done> joiners) {
-  // So many more are final, at least.
-  const size_t count = joiners.size();
+void Groups::StartPass(OpenGroupPtr group, size_t joined,
+                       std::vector<Done> joiners) {
   auto shared = std::make_shared<std::vector<Done>>(std::move(joiners));
-  Learn(group, count, [this, group, shared](absl::Status status) mutable {
+  Learn(group, joined, [this, group, shared](absl::Status status) mutable {
     FinishAll(std::move(*shared), status);
     std::vector<Done> next;
+    size_t joined;
     {
       absl::MutexLock lock(&mu_);
+      joined = group->joined;
       next = std::exchange(group->waiting, {});
       if (next.empty() || !status.ok()) group->pass_runs = false;
     }
     if (next.empty()) return;
     if (status.ok()) {
-      StartPass(std::move(group), std::move(next));
+      StartPass(std::move(group), joined, std::move(next));
     } else {
       FinishAll(std::move(next), status);
     }
@@ -90,8 +93,10 @@ void Groups::StartPass(OpenGroupPtr group, std::vector<Done> joiners) {
 }
 
 // Reads the group's record once, then reads on.
-void Groups::Learn(OpenGroupPtr group, size_t count, Done done) {
+void Groups::Learn(OpenGroupPtr group, size_t joined, Done done) {
   if (group->known) {
+    // So many more are final, at least.
+    const size_t count = joined - std::min(joined - 1, group->cursor);
     ReadOn(std::move(group), count, 1, std::move(done));
     return;
   }
@@ -100,7 +105,7 @@ void Groups::Learn(OpenGroupPtr group, size_t count, Done done) {
           Callback<std::optional<WorkflowRecord>> cb) {
         scope_->backend->GetRecord(WorkflowRecord::kGroup, id, std::move(cb));
       },
-      [this, group, count, done = std::move(done)](
+      [this, group, joined, done = std::move(done)](
           absl::StatusOr<std::optional<WorkflowRecord>> record) mutable {
         if (!record.ok()) {
           std::move(done)(record.status());
@@ -112,7 +117,7 @@ void Groups::Learn(OpenGroupPtr group, size_t count, Done done) {
         }
         group->record = **std::move(record);
         group->known = true;
-        ReadOn(std::move(group), count, 1, std::move(done));
+        ReadOn(std::move(group), joined, 1, std::move(done));
       });
 }
 

@@ -55,6 +55,7 @@ class Groups {
     size_t cursor = 0;
     // Guarded by Groups::mu_.
     bool pass_runs = false;
+    size_t joined = 0;  // in all: so many members are final, at least
     std::vector<Done> waiting;  // joined during the pass: another one follows
   };
   using OpenGroupPtr = std::shared_ptr<OpenGroup>;
@@ -64,8 +65,9 @@ class Groups {
   void Forget(const std::string& group_id);
   void DropOldest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
-  void StartPass(OpenGroupPtr group, std::vector<Done> joiners);
-  void Learn(OpenGroupPtr group, size_t count, Done done);
+  void StartPass(OpenGroupPtr group, size_t joined,
+                 std::vector<Done> joiners);
+  void Learn(OpenGroupPtr group, size_t joined, Done done);
   void Adopt(OpenGroupPtr group, Done done);
   void ReadOn(OpenGroupPtr group, size_t count, size_t next, Done done);
   void Claim(std::shared_ptr<const WorkflowRecord> record,
