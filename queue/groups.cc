@@ -95,9 +95,12 @@ void Groups::StartPass(OpenGroupPtr group, size_t joined,
 // Reads the group's record once, then reads on.
 void Groups::Learn(OpenGroupPtr group, size_t joined, Done done) {
   if (group->known) {
-    // So many more are final, at least.
+    // So many more are final, at least; but one may hold the cursor up for long.
     const size_t count = joined - std::min(joined - 1, group->cursor);
-    ReadOn(std::move(group), count, 1, std::move(done));
+    const bool stands = group->stands;
+    group->begun_at = group->cursor;
+    ReadOn(std::move(group), stands ? 1 : count, stands ? count : 1,
+           std::move(done));
     return;
   }
   scope_->Repeat<std::optional<WorkflowRecord>>(
@@ -217,6 +220,7 @@ void Groups::ReadOn(OpenGroupPtr group, size_t count, size_t next, Done done) {
         }
         for (const std::optional<TaskState>& state : *states) {
           if (!state.has_value() || !IsFinal(state->status)) {
+            group->stands = group->cursor == group->begun_at;
             std::move(done)(absl::OkStatus());
             return;
           }

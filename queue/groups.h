@@ -53,6 +53,8 @@ class Groups {
     bool known = false;
     WorkflowRecord record;
     size_t cursor = 0;
+    size_t begun_at = 0;  // the cursor, when the pass began
+    bool stands = false;  // the last pass did not move it
     // Guarded by Groups::mu_.
     bool pass_runs = false;
     size_t joined = 0;  // in all: so many members are final, at least

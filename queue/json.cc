@@ -196,6 +196,33 @@ void AppendDigits(int64_t value, int width, std::string* out) {
   out->append(digits);
 }
 
+// "2026-11-21T23:18:33", of a second since the epoch by a clock of UTC.
+std::string FormatSecond(int64_t second) {
+  const absl::CivilSecond civil = absl::ToCivilSecond(
+      absl::FromUnixSeconds(second), absl::UTCTimeZone());
+  std::string out;
+  AppendDigits(civil.year(), 4, &out);
+  for (const auto& [separator, part] :
+       {std::pair('-', civil.month()), std::pair('-', civil.day()),
+        std::pair('T', civil.hour()), std::pair(':', civil.minute()),
+        std::pair(':', civil.second())}) {
+    out.push_back(separator);
+    AppendDigits(part, 2, &out);
+  }
+  return out;
+}
+
+// The same. Nearly all times that are written are of the present second.
+const std::string& SecondText(int64_t second) {
+  struct Last {
+    int64_t second = 0;
+    std::string text = FormatSecond(0);
+  };
+  thread_local Last last;
+  if (second != last.second) last = {second, FormatSecond(second)};
+  return last.text;
+}
+
 // Exactly `count` digits from the front of `text`; -1 when they are not there.
 int TakeDigits(std::string_view& text, size_t count) {
   if (text.size() < count) return -1;
@@ -358,22 +385,19 @@ void AppendJsonFloat(float value, std::string* out) {
 }
 
 std::string FormatTime(const ZonedTime& time) {
-  const absl::TimeZone::CivilInfo local =
-      absl::UTCTimeZone().At(time.time + absl::Seconds(time.utc_offset_s));
+  const absl::Time local = time.time + absl::Seconds(time.utc_offset_s);
+  const int64_t second = absl::ToUnixSeconds(local);  // rounded down
   std::string out;
   out.reserve(35);
-  AppendDigits(local.cs.year(), 4, &out);
-  for (const auto& [separator, part] :
-       {std::pair('-', local.cs.month()), std::pair('-', local.cs.day()),
-        std::pair('T', local.cs.hour()), std::pair(':', local.cs.minute()),
-        std::pair(':', local.cs.second())}) {
-    out.push_back(separator);
-    AppendDigits(part, 2, &out);
-  }
-  if (const int64_t nanoseconds = absl::ToInt64Nanoseconds(local.subsecond);
+  out.append(SecondText(second));
+  if (int64_t nanoseconds =
+          absl::ToInt64Nanoseconds(local - absl::FromUnixSeconds(second));
       nanoseconds != 0) {
-    out.push_back('.');
-    AppendDigits(nanoseconds, 9, &out);
+    char digits[10] = {'.'};
+    for (int i = 9; i > 0; --i, nanoseconds /= 10) {
+      digits[i] = static_cast<char>('0' + nanoseconds % 10);
+    }
+    out.append(digits, sizeof digits);
     out.erase(out.find_last_not_of('0') + 1);
   }
   const int minutes = time.utc_offset_s / 60;

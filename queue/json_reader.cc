@@ -203,6 +203,24 @@ bool JsonReader::NextMember(std::string* key) {
   return TakeChar(':', "no ':'");
 }
 
+bool JsonReader::TakeMember(std::string_view name) {
+  if (!status_.ok()) return false;
+  size_t at = at_;
+  if (!entered_) {
+    if (Peek() != ',') return false;
+    ++at;
+  }
+  const std::string_view rest = text_.substr(at);
+  const size_t end = name.size() + 1;  // of the closing quote
+  if (rest.size() < end + 2 || rest[0] != '"' || rest[end] != '"' ||
+      rest[end + 1] != ':' || rest.compare(1, name.size(), name) != 0) {
+    return false;
+  }
+  at_ = at + end + 2;
+  entered_ = false;
+  return true;
+}
+
 bool JsonReader::NextElement() {
   const bool first = std::exchange(entered_, false);
   if (!status_.ok()) return false;

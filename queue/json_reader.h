@@ -37,6 +37,10 @@ class JsonReader {
   bool NextMember(std::string* key);
   bool NextElement();
 
+  // Consumes the next member's name if it is spelled `name`, without escapes and
+  // without white space, as nearly all are. False: nothing was consumed.
+  bool TakeMember(std::string_view name);
+
   // Consumes the next value if it is a string without escapes, as nearly all are:
   // its text without the quotes, good as long as what is read. False: nothing was
   // consumed.

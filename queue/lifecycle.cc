@@ -390,8 +390,8 @@ void Lifecycle::Finish(Task task, BeginVerdict begun, std::string worker,
     retry = PlanRetry(task, outcome.retry_after, outcome.permanent, now,
                       core->scope.environment->Random());
   }
-  TaskState record =
-      RecordOf(task, begun, std::move(worker), outcome, retry, now);
+  auto record = std::make_shared<const TaskState>(
+      RecordOf(task, begun, std::move(worker), outcome, retry, now));
   const absl::Duration final_ttl = FinalTtl(core->scope, task);
   const absl::Duration ttl = retry.has_value()
                                  ? retry->due - now + options.pending_expire_in
@@ -400,7 +400,7 @@ void Lifecycle::Finish(Task task, BeginVerdict begun, std::string worker,
   core->scope.Repeat<FinishAnswer>(
       [core, record, ttl, final_ttl,
        seen = std::move(begun.seen)](Callback<FinishAnswer> cb) {
-        core->scope.backend->Finish({.outcome = record,
+        core->scope.backend->Finish({.outcome = *record,
                                      .ttl = ttl,
                                      .final_ttl = final_ttl,
                                      .seen = seen},
@@ -409,7 +409,7 @@ void Lifecycle::Finish(Task task, BeginVerdict begun, std::string worker,
       [core, shared, record,
        done = std::move(done)](absl::StatusOr<FinishAnswer> answer) mutable {
         if (answer.ok()) {
-          core->FollowOutcome(*shared, record, *std::move(answer),
+          core->FollowOutcome(*shared, *record, *std::move(answer),
                               std::move(done));
         } else if (absl::IsCancelled(answer.status())) {
           std::move(done)(answer.status());
@@ -418,7 +418,7 @@ void Lifecycle::Finish(Task task, BeginVerdict begun, std::string worker,
           core->BuryDelivery(
               EncodeTask(*shared), shared->routing_key,
               answer.status().ToString(),
-              [status = record.status,
+              [status = record->status,
                done = std::move(done)](absl::Status buried) mutable {
                 if (buried.ok()) {
                   std::move(done)(FinishVerdict{.status = status});

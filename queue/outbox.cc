@@ -102,6 +102,9 @@ void Outbox::Write() {
     if (error == 0) continue;
     full_ = true;
     // It waits for room, or finds by reading that the connection is over.
+    if (fd_ >= 0 && error != EAGAIN && error != EWOULDBLOCK) {
+      shutdown(fd_, SHUT_RDWR);
+    }
     if (fd_ >= 0 && !awake_) owner_->Signal();
     return;
   }

@@ -10,6 +10,7 @@
 #include "queue/dispatch.h"
 #include "queue/errors.h"
 #include "queue/policy.h"
+#include "queue/waker.h"
 #include "queue/wire/task_json.h"
 #include "queue/workflow.h"
 
@@ -90,6 +91,11 @@ struct Submitter::Batch {
   std::atomic<size_t> open;
   std::atomic<bool> stopped{false};
 
+  // What one of them takes back is not another one's, even under the same id.
+  std::string NonceOf(size_t place) const {
+    return absl::StrCat(nonce, "/", place);
+  }
+
   void Settle(size_t place, absl::StatusOr<Submitted> outcome) {
     if (absl::IsCancelled(outcome.status())) stopped = true;
     outcomes[place] = std::move(outcome);
@@ -104,6 +110,14 @@ struct Submitter::Batch {
 
 void Submitter::SubmitTasks(std::vector<NewTask> tasks, absl::Time deadline,
                             Callback<SubmittedTasks> done) {
+  if (tasks.empty()) {
+    scope_->After(absl::ZeroDuration(),
+                  [done = std::move(done)](absl::Status status) mutable {
+                    if (!status.ok()) return std::move(done)(status);
+                    std::move(done)(SubmittedTasks());
+                  });
+    return;
+  }
   auto batch = std::make_shared<Batch>();
   batch->tasks = std::move(tasks);
   batch->deadline = deadline;
@@ -114,6 +128,7 @@ void Submitter::SubmitTasks(std::vector<NewTask> tasks, absl::Time deadline,
   batch->open = batch->tasks.size();
   std::vector<size_t> places;
   places.reserve(batch->tasks.size());
+  WakeLater later;
   // Those of a Call first: while the others are open the batch is not answered.
   for (size_t i = 0; i < batch->tasks.size(); ++i) {
     Task& task = batch->tasks[i].task;
@@ -136,7 +151,7 @@ void Submitter::CreateStates(BatchPtr batch, std::vector<size_t> places) {
     const NewTask& one = batch->tasks[place];
     requests.push_back({.state = PendingStateOf(one.task, batch->create_time),
                         .payload_hash = one.payload_hash,
-                        .nonce = batch->nonce,
+                        .nonce = batch->NonceOf(place),
                         .ttl = PendingTtl(*scope_, one.task)});
   }
   scope_->backend->CreatePending(
@@ -153,7 +168,7 @@ void Submitter::CreateStates(BatchPtr batch, std::vector<size_t> places) {
                 batch->Settle(place, status);
               } else if (!status.ok()) {
                 // One of them is refused for good: which, the next try tells.
-                Start(CallOf(batch, place));
+                TryAlone(batch, place);
               } else if ((*answers)[i] == PendingAnswer::kCreated) {
                 const NewTask& one = batch->tasks[place];
                 if (one.on_recorded != nullptr) {
@@ -189,6 +204,23 @@ void Submitter::SendOne(BatchPtr batch, size_t place) {
            }));
 }
 
+// The task at `place`, which may have its state already.
+void Submitter::TryAlone(const BatchPtr& batch, size_t place) {
+  CallPtr call = CallOf(batch, place);
+  // Without a claim it would find its own state to be another one's.
+  if (!call->submission.payload_hash.empty()) return Start(std::move(call));
+  std::string id = call->to_send.front().id;
+  scope_->backend->TakeBack(
+      {std::move(id)}, "",
+      scope_->Guard<bool>([this, call](absl::StatusOr<bool> taken_back) {
+        if (absl::IsCancelled(taken_back.status())) {
+          std::move(call->done)(taken_back.status());
+        } else {
+          Start(call);
+        }
+      }));
+}
+
 // The task at `place`, from here on by itself.
 Submitter::CallPtr Submitter::CallOf(const BatchPtr& batch, size_t place) {
   NewTask& one = batch->tasks[place];
@@ -199,7 +231,7 @@ Submitter::CallPtr Submitter::CallOf(const BatchPtr& batch, size_t place) {
   call->done = [batch, place](absl::StatusOr<Submitted> outcome) {
     batch->Settle(place, std::move(outcome));
   };
-  call->nonce = batch->nonce;
+  call->nonce = batch->NonceOf(place);
   call->create_time = batch->create_time;
   call->ttl = PendingTtl(*scope_, one.task);
   call->to_send.push_back(std::move(one.task));

@@ -44,6 +44,7 @@ class Submitter {
   void CreateStates(BatchPtr batch, std::vector<size_t> places);
   void SendOne(BatchPtr batch, size_t place);
   CallPtr CallOf(const BatchPtr& batch, size_t place);
+  void TryAlone(const BatchPtr& batch, size_t place);
 
   void Start(CallPtr call);
   void CreateRecord(CallPtr call);

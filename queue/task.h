@@ -21,8 +21,9 @@ namespace penstock {
 
 // Go's zero time.Time, "0001-01-01T00:00:00Z": a time that was never set.
 inline absl::Time GoZeroTime() {
-  return absl::FromCivil(absl::CivilSecond(1, 1, 1, 0, 0, 0),
-                         absl::UTCTimeZone());
+  static const absl::Time zero = absl::FromCivil(
+      absl::CivilSecond(1, 1, 1, 0, 0, 0), absl::UTCTimeZone());
+  return zero;
 }
 
 // A point in time with the offset from UTC that its text carried.

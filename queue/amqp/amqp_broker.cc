@@ -76,9 +76,10 @@ class AmqpBroker : public Broker {
       options.consumer_tag = absl::StrCat("penstock-", environment_->NewUuid());
     }
     for (const std::string& queue : options.queues) {
-      if (options.consumer_tag.size() + 1 + queue.size() > kMaxShortString) {
+      // A slash between them, and in front which time it is that it consumes.
+      if (options.consumer_tag.size() + 12 + queue.size() > kMaxShortString) {
         return absl::InvalidArgumentError(absl::StrCat(
-            "consumer tag and queue \"", queue, "\" have over 254 bytes"));
+            "consumer tag and queue \"", queue, "\" have over 243 bytes"));
       }
     }
     return std::make_unique<AmqpConsumer>(address_, options_,

@@ -1,4 +1,4 @@
-// See consumer.h. Everything but the constructor, the destructor and the six
+// See consumer.h. Everything but the constructor, the destructor and the
 // calls of Consumer runs on the thread `amqp-consume`. Nothing waits for an
 // answer there: cancels and consumes are sent, and their answers are frames.
 
@@ -184,8 +184,6 @@ void AmqpConsumer::Forget() {
   incoming_.reset();
   consuming_ = false;
   consumes_ = 0;
-  consumer_tags_.clear();
-  queues_by_tag_.clear();
   cancels_ = 0;
 }
 
@@ -327,11 +325,24 @@ absl::Status AmqpConsumer::HandOut(Delivery delivery) {
   return absl::OkStatus();
 }
 
+// Each time it consumes another one: a quorum queue may still know a cancelled
+// consumer, by what it holds.
+std::string AmqpConsumer::TagOf(const Source& source) const {
+  return consumes_ <= 1 ? source.consumer_tag
+                        : absl::StrCat(consumes_, "~", source.consumer_tag);
+}
+
+// Of any time's tag: what was on its way when it was cancelled still comes.
 absl::string_view AmqpConsumer::QueueOf(amqp_bytes_t consumer_tag) const {
   const absl::string_view tag = ToView(consumer_tag);
-  const auto found =
-      queues_by_tag_.find(std::string_view(tag.data(), tag.size()));
-  return found == queues_by_tag_.end() ? absl::string_view() : found->second;
+  const size_t mark = tag.find('~');
+  for (const Source& source : sources_) {
+    if (tag == source.consumer_tag ||
+        (mark != tag.npos && tag.substr(mark + 1) == source.consumer_tag)) {
+      return source.queue;
+    }
+  }
+  return "";
 }
 
 absl::Status AmqpConsumer::HandleMethod(const amqp_frame_t& frame) {
@@ -426,23 +437,12 @@ absl::Status AmqpConsumer::SendConsume() {
     return status;
   }
   consumed_prefetch_ = prefetch_;
-  std::erase_if(queues_by_tag_, [this](const auto& known) {
-    return std::find(consumer_tags_.begin(), consumer_tags_.end(),
-                     known.first) == consumer_tags_.end();
-  });
-  consumer_tags_.clear();
-  const int times = consumes_++;
+  ++consumes_;
   for (const Source& source : sources_) {
-    // Each time another one: a quorum queue may still know a cancelled consumer,
-    // by what it holds.
-    std::string tag = times == 0
-                          ? source.consumer_tag
-                          : absl::StrCat(source.consumer_tag, "~", times);
-    queues_by_tag_[tag] = source.queue;
+    const std::string tag = TagOf(source);
     amqp_basic_consume_t consume{};
     consume.queue = ToBytes(source.queue);
     consume.consumer_tag = ToBytes(tag);
-    consumer_tags_.push_back(tag);
     if (auto status = connection_->SendStatus(
             amqp_send_method(connection_->handle(), AmqpConnection::kChannel,
                              AMQP_BASIC_CONSUME_METHOD, &consume));
@@ -455,7 +455,8 @@ absl::Status AmqpConsumer::SendConsume() {
 }
 
 absl::Status AmqpConsumer::SendCancel() {
-  for (const std::string& tag : consumer_tags_) {
+  for (const Source& source : sources_) {
+    const std::string tag = TagOf(source);
     amqp_basic_cancel_t cancel{};
     cancel.consumer_tag = ToBytes(tag);
     if (auto status = connection_->SendStatus(

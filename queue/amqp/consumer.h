@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <deque>
-#include <map>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -99,7 +98,7 @@ class AmqpConsumer : public Consumer {
   // One queue's consumer at the server.
   struct Source {
     std::string queue;
-    std::string consumer_tag;  // as it began: see SendConsume
+    std::string consumer_tag;  // of the first time: see TagOf
   };
 
   // A delivery of which not all frames have come.
@@ -122,6 +121,7 @@ class AmqpConsumer : public Consumer {
   absl::Status ReadFrames();
   absl::Status HandleMethod(const amqp_frame_t& frame);
   absl::Status HandOut(Delivery delivery);
+  std::string TagOf(const Source& source) const;
   absl::string_view QueueOf(amqp_bytes_t consumer_tag) const;
 
   bool WantsDeliveries() const { return !paused_ && !stopped_; }
@@ -168,10 +168,6 @@ class AmqpConsumer : public Consumer {
   bool consuming_ = false;
   int consumed_prefetch_ = 0;  // with which it consumes
   int consumes_ = 0;  // how often, on this connection
-  std::vector<std::string> consumer_tags_;  // of the last time
-  // Of those and the ones before them: what was on its way when they were
-  // cancelled still comes.
-  std::map<std::string, std::string, std::less<>> queues_by_tag_;
   size_t cancels_ = 0;  // sent, without their answer
 
   std::jthread thread_;

@@ -666,19 +666,21 @@ absl::Status RedisConnection::OnAnswer(Pending pending, RedisReply reply) {
 
 absl::Duration RedisConnection::NextDeadline() {
   absl::MutexLock lock(&mu_);
+  return NextDeadlineLocked();
+}
+
+absl::Duration RedisConnection::NextDeadlineLocked() {
   if (pending_.empty()) return last_heard_ + options_.ping_after;
   // A long pipeline is slow but alive as long as replies come.
   return std::max(last_heard_, pending_.front().sent) + options_.reply_timeout;
 }
 
 absl::Status RedisConnection::CheckDeadline() {
-  if (SteadyNow() < NextDeadline()) return absl::OkStatus();
-  {
-    absl::MutexLock lock(&mu_);
-    if (pending_.empty()) {
-      EnqueueLocked({.words = {"PING"}});
-      return absl::OkStatus();
-    }
+  absl::MutexLock lock(&mu_);
+  if (SteadyNow() < NextDeadlineLocked()) return absl::OkStatus();
+  if (pending_.empty()) {
+    EnqueueLocked({.words = {"PING"}});
+    return absl::OkStatus();
   }
   return Unavailable(absl::StrCat(
       "no reply for ", absl::FormatDuration(options_.reply_timeout)));

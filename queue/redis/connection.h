@@ -152,6 +152,7 @@ class RedisConnection {
   absl::Status OnAnswer(Pending pending, RedisReply reply);
   absl::Status OnGreeting(const std::string& word, const RedisReply& reply);
   absl::Duration NextDeadline();
+  absl::Duration NextDeadlineLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status CheckDeadline();
 
   void Disconnect(const absl::Status& why);

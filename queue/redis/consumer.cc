@@ -1,4 +1,4 @@
-// See consumer.h. Everything but the constructor, the destructor and the six
+// See consumer.h. Everything but the constructor, the destructor and the seven
 // calls of Consumer runs on the thread `redis-consume`.
 
 #include "queue/redis/consumer.h"
@@ -151,12 +151,13 @@ void RedisConsumer::Run(const std::stop_token& stop) {
 void RedisConsumer::RunSteps(absl::Duration until) {
   const absl::Duration left =
       std::clamp(until - SteadyNow(), absl::ZeroDuration(), absl::Seconds(1));
-  for (Closure& step : mailbox_.WaitAndTake(absl::Now() + left)) {
-    std::move(step)();
-  }
+  std::vector<Closure> steps = mailbox_.WaitAndTake(absl::Now() + left);
+  WakeLater later;  // what they send goes out together
+  for (Closure& step : steps) std::move(step)();
 }
 
 void RedisConsumer::Turn() {
+  WakeLater later;
   if (lease_lost_) EndGeneration();
   const absl::Duration now = SteadyNow();
   for (Source& source : sources_) {

@@ -32,7 +32,7 @@ constexpr std::string_view kChordLock = "TriggerChordMutex";  // machinery's
 constexpr size_t kReadKeys = 500;                             // of one MGET
 // So few states are read between the operations: another thread to wake would cost
 // more than they do. More could hold an operation up.
-constexpr size_t kFewStates = 16;
+constexpr size_t kFewStates = 4;
 constexpr int kMostLeased = 1000;
 
 absl::Status Internal(absl::string_view message) {
@@ -245,28 +245,29 @@ absl::StatusOr<DeadTask> ParseDead(const std::string& id,
   const size_t line = std::min(text.find('\n'), text.size());
   if (line < text.size()) task.body = text.substr(line + 1);
   FieldReader in(std::string_view(text).substr(0, line));
-  std::string key;
   if (in.EnterObject("dead letter")) {
-    for (size_t next = 0; in.ok() && in.json().NextMember(&key); ++next) {
-      next = FieldReader::Find(kNames, key, next);
-      switch (next) {
+    size_t expected = 0;
+    while (const std::optional<size_t> field =
+               in.NextField(kNames, expected)) {
+      expected = *field + 1;
+      switch (*field) {
         case 0:
-          in.Read(kNames[next], &task.task_id);
+          in.Read(kNames[0], &task.task_id);
           break;
         case 1:
-          in.Read(kNames[next], &task.name);
+          in.Read(kNames[1], &task.name);
           break;
         case 2:
-          in.Read(kNames[next], &task.queue);
+          in.Read(kNames[2], &task.queue);
           break;
         case 3:
-          in.Read(kNames[next], &task.reason);
+          in.Read(kNames[3], &task.reason);
           break;
         case 4:
-          in.Read(kNames[next], &task.attempts);
+          in.Read(kNames[4], &task.attempts);
           break;
         case 5:
-          in.Read(kNames[next], &task.time);
+          in.Read(kNames[5], &task.time);
           break;
         default:
           in.json().Skip();
@@ -1266,6 +1267,7 @@ class RedisBackend : public Backend {
       return;
     }
     auto gather = std::make_shared<Gather>(commands.size(), std::move(done));
+    WakeLater later;
     for (size_t i = 0; i < commands.size(); ++i) {
       commands[i].done = Gather::Part(gather, i);
       connection.Send(std::move(commands[i]));

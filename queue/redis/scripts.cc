@@ -191,8 +191,8 @@ return {'run', ''}
 // whose create time and name the new one has. Before all that kTask defines, which
 // costs as much again.
 constexpr std::string_view kFinishSeen = R"lua(
-if ARGV[9] ~= '' and redis.call('GET', KEYS[1]) == ARGV[9] and
-   redis.call('EXISTS', KEYS[2]) == 0 then
+local seen = ARGV[9] ~= '' and redis.call('MGET', KEYS[1], KEYS[2])
+if seen and seen[1] == ARGV[9] and not seen[2] then
   redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2] .. ARGV[3], 'EX', ARGV[7])
   redis.call('EXPIRE', KEYS[3], ARGV[7])
   redis.call('PUBLISH', 'penstock:hint', KEYS[1])

@@ -20,11 +20,15 @@ absl::string_view View(std::string_view text) {
 
 }  // namespace
 
-size_t FieldReader::Find(std::span<const std::string_view> names,
-                         std::string_view key, size_t expected) {
-  if (expected < names.size() && names[expected] == key) return expected;
+std::optional<size_t> FieldReader::NextField(
+    std::span<const std::string_view> names, size_t expected) {
+  if (!ok()) return std::nullopt;
+  for (size_t i = expected; i < names.size(); ++i) {
+    if (json_.TakeMember(names[i])) return i;
+  }
+  if (!json_.NextMember(&key_)) return std::nullopt;
   for (size_t i = 0; i < names.size(); ++i) {
-    if (absl::EqualsIgnoreCase(View(names[i]), View(key))) return i;
+    if (absl::EqualsIgnoreCase(View(names[i]), View(key_))) return i;
   }
   return names.size();
 }

@@ -23,10 +23,11 @@ class FieldReader {
  public:
   explicit FieldReader(std::string_view json) : json_(json) {}
 
-  // Where `key` stands in `names`, names.size() when it does not. Go writes
-  // members in order, so `expected` is looked at first.
-  static size_t Find(std::span<const std::string_view> names,
-                     std::string_view key, size_t expected);
+  // Consumes the name of the next member: where it stands in `names`, names.size()
+  // when it does not; nullopt behind the last one, and after an error. Members come
+  // in order, as a rule, so those from `expected` on are looked at first.
+  std::optional<size_t> NextField(std::span<const std::string_view> names,
+                                  size_t expected);
 
   // Each consumes the next value. After an error they do nothing.
   void Read(std::string_view field, std::string* out);
@@ -67,6 +68,7 @@ class FieldReader {
   bool Expect(std::string_view field, JsonKind kind, std::string_view expected);
 
   JsonReader json_;
+  std::string key_;  // of NextField
   absl::Status status_;
 };
 

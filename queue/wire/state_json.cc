@@ -111,14 +111,14 @@ void ReadMembers(FieldReader& in, std::string_view field,
                  std::span<const std::string_view> names,
                  const ReadField& read_field) {
   if (!in.EnterObject(field)) return;
-  std::string key;
-  for (size_t next = 0; in.ok() && in.json().NextMember(&key); ++next) {
-    next = FieldReader::Find(names, key, next);
-    if (next < names.size()) {
-      read_field(next);
+  size_t expected = 0;
+  while (const std::optional<size_t> next = in.NextField(names, expected)) {
+    if (*next < names.size()) {
+      read_field(*next);
     } else {
       in.json().Skip();
     }
+    expected = *next + 1;
   }
 }
 

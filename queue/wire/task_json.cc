@@ -137,18 +137,19 @@ void AppendBool(Field field, bool value, std::string* out) {
 void ReadArg(FieldReader& in, Value* arg) {
   arg->json = "null";
   if (!in.EnterObject("argument")) return;
-  std::string key;
-  for (size_t next = 0; in.ok() && in.json().NextMember(&key); ++next) {
-    next = FieldReader::Find(kArgNames, key, next);
-    if (next == 0) {
+  size_t expected = 0;
+  while (const std::optional<size_t> field =
+             in.NextField(kArgNames, expected)) {
+    if (*field == 0) {
       in.Read("Name", &arg->name);
-    } else if (next == 1) {
+    } else if (*field == 1) {
       in.Read("Type", &arg->type);
-    } else if (next == 2) {
+    } else if (*field == 2) {
       arg->json = in.json().Canonical();
     } else {
       in.json().Skip();
     }
+    expected = *field + 1;
   }
 }
 
@@ -295,15 +296,16 @@ absl::StatusOr<Task> DecodeTask(std::string_view json) {
     return absl::InvalidArgumentError(
         "signature: found null, expected an object");
   }
-  std::string key;
   if (in.EnterObject("signature")) {
-    for (size_t next = 0; in.ok() && in.json().NextMember(&key); ++next) {
-      next = FieldReader::Find(kNames, key, next);
-      if (next < std::size(kNames)) {
-        ReadField(in, static_cast<Field>(next), &task);
+    size_t expected = 0;
+    while (const std::optional<size_t> field =
+               in.NextField(kNames, expected)) {
+      if (*field < std::size(kNames)) {
+        ReadField(in, static_cast<Field>(*field), &task);
       } else {
         in.json().Skip();
       }
+      expected = *field + 1;
     }
   }
   if (!in.ok()) return in.status();

@@ -277,12 +277,14 @@ void Runtime::RunOneTask() {
 void Runtime::RunTask(const std::shared_ptr<Run>& run) {
   Taken& taken = run->first;
   const absl::Time start = world_.environment->Now();
+  bool is_looked_at;
   {
     absl::MutexLock lock(&mu_);
     run->run_time = start;
     run->recorded = run->begun.recorded;
+    is_looked_at = wide_ || !run->recorded;
   }
-  if (!run->begun.recorded) PlanRecording();
+  if (is_looked_at) PlanRecording();
   if (auto timeout = TimeoutOf(taken.task)) {
     WatchDeadline(run, start + *timeout);
   }
@@ -391,14 +393,12 @@ void Runtime::RecordLongRuns() {
     absl::MutexLock lock(&mu_);
     recording_planned_ = false;
     for (const auto& [id, run] : runs_) {
-      if (run->finish_sent) continue;
-      const bool is_long = now - run->run_time >= kShortRun;
-      if (is_long) ++long_runs;
-      if (run->recorded) continue;
-      if (is_long) {
-        due.push_back(run);
+      if (run->finish_sent || run->run_time == absl::InfiniteFuture()) continue;
+      if (now - run->run_time >= kShortRun) {
+        ++long_runs;
+        if (!run->recorded) due.push_back(run);
       } else {
-        others |= run->run_time != absl::InfiniteFuture();
+        others |= wide_ || !run->recorded;
       }
     }
   }
@@ -415,32 +415,29 @@ bool Runtime::MayWidenLocked(absl::Time now) {
          typical_run_ < kWideBelow && now >= narrow_until_;
 }
 
+// Decided and said in one step: two threads may be at it.
 void Runtime::WidenPrefetch() {
-  {
+  Outside([&] {
     absl::MutexLock lock(&mu_);
     if (wide_ || draining_) return;
     wide_ = true;
-  }
-  Outside([&] { consumer_->SetPrefetch(options_.wide_prefetch); });
+    consumer_->SetPrefetch(options_.wide_prefetch);
+  });
 }
 
-// What was taken ahead of that goes back, for other workers.
+// What has not begun goes back, for other workers.
 void Runtime::NarrowPrefetch() {
   std::vector<Taken> surplus;
-  {
+  Outside([&] {
     absl::MutexLock lock(&mu_);
     if (!wide_ || draining_) return;
     wide_ = false;
     narrow_until_ = world_.environment->Now() + kNarrowFor;
-    const size_t prefetch = static_cast<size_t>(options_.prefetch);
-    const size_t kept =
-        std::min(prefetch - std::min(prefetch, runs_.size()), backlog_.size());
-    std::move(backlog_.begin() + kept, backlog_.end(),
-              std::back_inserter(surplus));
-    backlog_.erase(backlog_.begin() + kept, backlog_.end());
-  }
-  // First: or they come straight back.
-  Outside([&] { consumer_->SetPrefetch(options_.prefetch); });
+    // First: or they come straight back.
+    consumer_->SetPrefetch(options_.prefetch);
+    std::move(backlog_.begin(), backlog_.end(), std::back_inserter(surplus));
+    backlog_.clear();
+  });
   Return(surplus);
 }
 

@@ -4,10 +4,10 @@
 #include "penstock/worker.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <malloc.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -361,9 +361,11 @@ absl::Status Worker::Drain(absl::Duration deadline) {
 }
 
 absl::Status Worker::Run() {
+#ifdef __GLIBC__
   // An arena for each runner, which is what malloc would make, keeps a third more
   // memory, and saves no time that can be seen.
-  mallopt(M_ARENA_MAX, 2);
+  if (getenv("MALLOC_ARENA_MAX") == nullptr) mallopt(M_ARENA_MAX, 2);
+#endif
   const WorkerOptions& options = parts_->options;
   const bool handles =
       options.handle_signals && !options.config.no_unix_signals;

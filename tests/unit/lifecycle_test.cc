@@ -54,12 +54,18 @@ class NoRecordsOnCommand : public FailingBackend {
   void RefuseForGood(const std::string& task_id) { refused_id_ = task_id; }
   void CreatePending(std::vector<PendingRequest> requests,
                      Callback<std::vector<PendingAnswer>> done) override {
-    for (const PendingRequest& request : requests) {
-      if (request.state.task_id != refused_id_) continue;
-      FailingBackend::Ping([done = std::move(done)](absl::Status) mutable {
-        std::move(done)(MakeError(absl::StatusCode::kInternal,
-                                  reason::kInternal, "WRONGTYPE"));
-      });
+    // The others' states are there by then.
+    const auto refused = std::find_if(
+        requests.begin(), requests.end(), [this](const PendingRequest& one) {
+          return one.state.task_id == refused_id_;
+        });
+    if (refused != requests.end()) {
+      requests.erase(refused);
+      FailingBackend::CreatePending(
+          std::move(requests), [done = std::move(done)](auto) mutable {
+            std::move(done)(MakeError(absl::StatusCode::kInternal,
+                                      reason::kInternal, "WRONGTYPE"));
+          });
       return;
     }
     FailingBackend::CreatePending(std::move(requests), std::move(done));
@@ -623,6 +629,31 @@ TEST_F(LifecycleTest, TasksThatAreSentTogetherHaveOutcomesOfTheirOwn) {
   EXPECT_EQ(Seen("past"), "FAILURE cancelled: why");
 }
 
+// Nothing stops a client from saying an id twice.
+TEST_F(LifecycleTest, TasksThatAreSentTogetherMayHaveOneId) {
+  EXPECT_THAT(SendTogether({{Add("equal", {1}), "same"},
+                            {Add("equal", {1}), "same"},
+                            {Add("differ", {1}), "one"},
+                            {Add("differ", {2}), "other"}}),
+              ElementsAre("sent", "replayed", "sent", "TASK_ID_EXISTS"));
+  EXPECT_EQ(Seen("equal"), "PENDING");
+  EXPECT_EQ(Seen("differ"), "PENDING");  // not taken back with the other one
+  StartWorker();
+  environment_.RunDue();
+  EXPECT_EQ(Seen("equal"), "SUCCESS 1");
+  EXPECT_EQ(Seen("differ"), "SUCCESS 1");
+}
+
+TEST_F(LifecycleTest, NoTasksAreSentAtOnce) {
+  std::optional<size_t> outcomes;
+  lifecycle_->SubmitTasks({}, absl::InfiniteFuture(),
+                          [&](absl::StatusOr<SubmittedTasks> submitted) {
+                            outcomes = submitted.value().size();
+                          });
+  environment_.RunDue();
+  EXPECT_EQ(outcomes, 0u);
+}
+
 TEST_F(LifecycleTest, ALostConfirmAmongSeveralIsOfItsTaskAlone) {
   broker_.FailNextPublish(absl::OkStatus());
   broker_.FailNextPublish(MakeError(absl::StatusCode::kUnavailable,
@@ -647,11 +678,14 @@ TEST_F(LifecycleTest, TasksThatAreSentTogetherWithoutABackendAllFail) {
 // What stands under one id must not be the others' fate.
 TEST_F(LifecycleTest, AnIdThatTheBackendRefusesIsRefusedAlone) {
   backend_.RefuseForGood("odd");
-  EXPECT_THAT(SendTogether({{Add("a", {1}), "h"}, {Add("odd", {2}), "h"}}),
-              ElementsAre("sent", "INTERNAL"));
+  EXPECT_THAT(SendTogether({{Add("a", {1}), "h"},
+                            {Add("odd", {2}), "h"},
+                            {Add("b", {3}), ""}}),
+              ElementsAre("sent", "INTERNAL", "sent"));
   StartWorker();
   environment_.RunDue();
   EXPECT_EQ(Seen("a"), "SUCCESS 1");
+  EXPECT_EQ(Seen("b"), "SUCCESS 3");
 }
 
 TEST_F(LifecycleTest, AnotherTaskUnderATakenIdIsRefused) {
