@@ -32,7 +32,7 @@ constexpr std::string_view kChordLock = "TriggerChordMutex";  // machinery's
 constexpr size_t kReadKeys = 500;                             // of one MGET
 // So few states are read between the operations: another thread to wake would cost
 // more than they do. More could hold an operation up.
-constexpr size_t kFewStates = 4;
+constexpr size_t kFewStates = 8;
 constexpr int kMostLeased = 1000;
 
 absl::Status Internal(absl::string_view message) {
