@@ -71,9 +71,10 @@ class Cell:
         processes.await_port(self.port, self._processes["gateway"])
 
     def serve_worker(self, kind: str, concurrency: int, prefetch: int = 0,
-                     name: str = "worker") -> None:
+                     name: str = "worker", queues: int = 0) -> None:
         if kind == "penstock":
-            command = self.systems.penstock_worker(self.queue, concurrency, prefetch)
+            command = self.systems.penstock_worker(self.queue, concurrency, prefetch,
+                                                   queues)
         else:
             command = self.systems.go("machinery-worker", self.queue,
                                       concurrency=concurrency, prefetch=prefetch)
@@ -88,7 +89,8 @@ class Cell:
 
     def load(self, tasks: int, **options: Any) -> Load:
         """With ids that no other load of this cell has."""
-        return Load(f"{self.queue.name}-{next(self._loads)}", tasks, **options)
+        return Load(f"{self.queue.name}-{next(self._loads)}", tasks,
+                    queue=self.queue.name, **options)
 
     def sender(self, load: Load) -> Command:
         """By the gateway, or by machinery in process where there is none."""

@@ -31,6 +31,8 @@ ABSL_FLAG(int, size, 50, "tasks of one call: of a group, a batch, a chord");
 ABSL_FLAG(int, outstanding, 1, "calls at a time; of a stream: tasks");
 ABSL_FLAG(double, rate, 0, "calls a second at most; 0: no limit");
 ABSL_FLAG(std::string, task, "add", "name of the task");
+ABSL_FLAG(int, queues, 0, "so many queues take the tasks in turn; 0: one");
+ABSL_FLAG(std::string, queue, "", "with --queues: they are QUEUE-0, QUEUE-1, ...");
 ABSL_FLAG(int, retries, 0, "retry_count of each task");
 ABSL_FLAG(absl::Duration, retry_after, absl::Seconds(1), "with --retries");
 ABSL_FLAG(double, due, 0, "Unix time when task 0 is due; 0: at once");
@@ -79,11 +81,16 @@ void FillTask(int number, v1::Task* task) {
   static const std::string name = absl::GetFlag(FLAGS_task);
   static const bool is_delayed = absl::GetFlag(FLAGS_due) > 0;
   static const int retries = absl::GetFlag(FLAGS_retries);
+  static const int queues = absl::GetFlag(FLAGS_queues);
   task->set_id(Id(number));
   task->set_name(name);
   task->add_args()->set_int_value(number);
   task->add_args()->set_int_value(1);
   if (is_delayed) SetDue(number, task);
+  if (queues > 0) {
+    task->set_routing_key(
+        absl::StrCat(absl::GetFlag(FLAGS_queue), "-", number % queues));
+  }
   if (retries == 0) return;
   task->set_retry_count(retries);
   task->mutable_retry_delay()->set_seconds(

@@ -58,15 +58,15 @@ def send(gateway: str, tasks: int, quorum: bool = False, redis: bool = False,
 
 def end_to_end(gateway: str, worker: str, concurrency: int, tasks: int,
                prefetch: int = 0, quorum: bool = False, redis: bool = False,
-               **load_options: Any) -> Run:
+               queues: int = 0, **load_options: Any) -> Run:
     """Tasks a second from the first send until the last SUCCESS is seen."""
     def run(new_cell: NewCell) -> Figure:
         with new_cell(quorum=quorum, redis=redis) as cell:
             if gateway:
                 cell.serve_gateway(gateway)
-            cell.serve_worker(worker, concurrency, prefetch)
+            cell.serve_worker(worker, concurrency, prefetch, queues=queues)
             cell.warm_up()
-            load = cell.load(tasks, **load_options)
+            load = cell.load(tasks, queues=queues, **load_options)
             with cell.measured():
                 check = cell.begin_check(load)
                 sent = cell.send(load)
@@ -489,4 +489,8 @@ def scenarios() -> list[Scenario]:
                 "", "machinery", 100, 300, prefetch=100, task="flaky", retries=1)),
         ]),
         redis_broker(),
+        Scenario("queues", "End to end in bulk, one worker of many queues", "tasks/s", [
+            Variant(f"penstock-{queues}", f"Penstock, {queues} queues", end_to_end(
+                "penstock", "penstock", 100, 20000, queues=queues, **BATCH))
+            for queues in (1, 10, 100)]),
     ]

@@ -29,6 +29,8 @@ class Load:
     due: float = 0
     span: float = 0
     retries: int = 0
+    queues: int = 0  # that take them in turn; 0: the cell's own takes all
+    queue: str = ""  # the name that theirs begin with
 
     def waited_for(self) -> "Load":
         """The calls that wait for these tasks."""
@@ -49,12 +51,16 @@ class Systems:
         return Command([self._binary("penstock-gateway"), "--log_level=warning",
                         f"--listen=127.0.0.1:{port}"], self._environment(queue))
 
-    def penstock_worker(self, queue: Queue, concurrency: int,
-                        prefetch: int = 0) -> Command:
+    def penstock_worker(self, queue: Queue, concurrency: int, prefetch: int = 0,
+                        queues: int = 0) -> Command:
+        """Of the cell's own queue, and of `queues` more."""
         environment = self._environment(queue)
         environment["PENSTOCK_CONCURRENCY"] = str(concurrency)
         return Command([self._binary("penstock-bench-worker"),
-                        f"--prefetch={prefetch}"], environment)
+                        f"--prefetch={prefetch}",
+                        "--queues=" + ",".join([queue.name] + [
+                            f"{queue.name}-{n}" for n in range(queues)])],
+                       environment)
 
     # ---- the client of both gateways
 
@@ -65,7 +71,8 @@ class Systems:
             f"--tasks={load.tasks}", f"--size={load.size}",
             f"--outstanding={load.outstanding}", f"--rate={load.rate}",
             f"--task={load.task}", f"--due={load.due:.3f}",
-            f"--span={load.span}s", f"--retries={load.retries}"])
+            f"--span={load.span}s", f"--retries={load.retries}",
+            f"--queues={load.queues}", f"--queue={load.queue}"])
 
     def check(self, load: Load) -> Command:
         return Command([

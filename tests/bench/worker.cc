@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
@@ -17,6 +18,7 @@
 #include "queue/telemetry/log.h"
 
 ABSL_FLAG(int, prefetch, 0, "deliveries held; 0: chosen from the concurrency");
+ABSL_FLAG(std::vector<std::string>, queues, {}, "none: the default one");
 
 namespace penstock {
 namespace {
@@ -52,7 +54,8 @@ int Main() {
     return 2;
   }
   Worker worker({.config = config->options,
-                 .prefetch = absl::GetFlag(FLAGS_prefetch)});
+                 .prefetch = absl::GetFlag(FLAGS_prefetch),
+                 .queues = absl::GetFlag(FLAGS_queues)});
   worker.Register("add", Add);
   worker.Register("now", RunTime);
   worker.Register("flaky", Flaky);

@@ -138,7 +138,8 @@ class Worker {
 
   // Start, then waits for SIGTERM, SIGINT or Stop, then Drain. A second signal
   // ends the process at once, with exit status 1; so does, if Run handles
-  // signals, a handler that outlives the drain.
+  // signals, a handler that outlives the drain. glibc's malloc gets two arenas
+  // (M_ARENA_MAX) for the process, unless MALLOC_ARENA_MAX is set.
   absl::Status Run();
 
   // Makes Run drain and return; from any thread, a hook or a handler too.
