@@ -10,19 +10,19 @@
 
 namespace penstock {
 
-class EventFd : public Wakeable {
+class EventFd {
  public:
   EventFd() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
     // Without a descriptor at the very start nothing here can work.
     if (fd_ < 0) abort();
   }
-  ~EventFd() override { close(fd_); }
+  ~EventFd() { close(fd_); }
   EventFd(const EventFd&) = delete;
   EventFd& operator=(const EventFd&) = delete;
 
   int number() const { return fd_; }
 
-  void Wake() override {
+  void Signal() const {
     const uint64_t one = 1;
     // A full counter is a signal too.
     (void)!write(fd_, &one, sizeof one);
@@ -38,9 +38,16 @@ thread_local WakeLater* outermost = nullptr;
 
 }  // namespace
 
-Waker::Waker() : fd_(std::make_shared<EventFd>()) {}
+Waker::Waker() : fd_(std::make_shared<const EventFd>()) {}
 
-void Waker::Signal() { WakeLater::WakeSoon(fd_); }
+void Waker::Signal() {
+  if (outermost == nullptr) {
+    fd_->Signal();
+    return;
+  }
+  auto& due = outermost->due_;  // of a few owners
+  if (std::find(due.begin(), due.end(), fd_) == due.end()) due.push_back(fd_);
+}
 
 int Waker::fd() const { return fd_->number(); }
 
@@ -65,15 +72,7 @@ WakeLater::WakeLater() {
 WakeLater::~WakeLater() {
   if (outermost != this) return;
   outermost = nullptr;
-  for (const auto& one : due_) one->Wake();
-}
-
-void WakeLater::WakeSoon(std::shared_ptr<Wakeable> one) {
-  if (outermost == nullptr) return one->Wake();
-  auto& due = outermost->due_;  // a few
-  if (std::find(due.begin(), due.end(), one) == due.end()) {
-    due.push_back(std::move(one));
-  }
+  for (const auto& fd : due_) fd->Signal();
 }
 
 }  // namespace penstock

@@ -13,13 +13,6 @@ namespace penstock {
 
 class EventFd;
 
-// What a burst gives one wake in place of many.
-class Wakeable {
- public:
-  virtual ~Wakeable() = default;
-  virtual void Wake() = 0;  // from any thread; does not block
-};
-
 // Wakes an owner. Signal is thread-safe.
 class Waker {
  public:
@@ -38,7 +31,7 @@ class Waker {
   void Sleep(absl::Duration duration);
 
  private:
-  const std::shared_ptr<EventFd> fd_;
+  const std::shared_ptr<const EventFd> fd_;
 };
 
 // While it lives, the signals that its thread gives are gathered; each owner gets
@@ -55,12 +48,11 @@ class WakeLater {
   WakeLater(const WakeLater&) = delete;
   WakeLater& operator=(const WakeLater&) = delete;
 
-  // Wakes it at once, or at the end of the WakeLater that this thread is in.
-  static void WakeSoon(std::shared_ptr<Wakeable> one);
-
  private:
-  // Who is to be woken may have ended before it is: what is in here has not.
-  std::vector<std::shared_ptr<Wakeable>> due_;
+  friend class Waker;
+
+  // A waker may be gone before its signal is given: its descriptor is not.
+  std::vector<std::shared_ptr<const EventFd>> due_;
 };
 
 }  // namespace penstock

@@ -29,6 +29,7 @@ namespace {
 
 constexpr int kUserTimeoutMs = 10'000;
 constexpr size_t kReadChunk = 64 * 1024;
+constexpr size_t kWrittenKept = 1024 * 1024;
 // The first byte of a TLS alert: what a TLS server answers to plain text.
 constexpr char kTlsAlert = 0x15;
 
@@ -290,16 +291,8 @@ RedisConnection::~RedisConnection() {
 }
 
 void RedisConnection::Send(RedisCommand command) {
-  {
-    absl::MutexLock lock(&mu_);
-    if (!open_) {
-      // Never closed: what comes after Stop is taken by FailLeftovers.
-      (void)mailbox_.Put(std::move(command));
-      return;
-    }
-    EnqueueLocked(std::move(command));
-  }
-  outbox_->Push();
+  // Never closed: what comes after Stop is taken by FailLeftovers.
+  (void)mailbox_.Put(std::move(command));
 }
 
 void RedisConnection::Stop() {
@@ -404,7 +397,6 @@ absl::Status RedisConnection::ConnectTo(const addrinfo& target,
     return Unavailable(ErrnoText(error == EINPROGRESS ? ETIMEDOUT : error));
   }
   fd_ = fd;
-  outbox_->Open(fd);
   return absl::OkStatus();
 }
 
@@ -417,19 +409,21 @@ absl::Status RedisConnection::Handshake(std::stop_token stop,
   std::string_view bytes;
   while (!stop.stop_requested()) {
     const absl::Status status = tls_->Handshake(bytes);
-    std::string wire;
-    tls_->TakeWire(&wire);  // after a failure: the alert that says why
-    outbox_->Add(wire);
-    outbox_->WriteAndSleep();
-    outbox_->Awake();
+    tls_->TakeWire(&out_);  // after a failure: the alert that says why
+    const absl::Status written = WriteOut();
     if (!status.ok()) return Unavailable(status.message());
-    if (tls_->established()) return absl::OkStatus();
+    if (!written.ok() || tls_->established()) return written;
     if (SteadyNow() >= deadline) {
       return Unavailable(
           "no answer to TLS' handshake in time; does the server speak TLS at "
           "this port?");
     }
-    Sleep(deadline);
+    const bool full = out_written_ < out_.size();
+    pollfd waiting[] = {
+        {fd_, static_cast<short>(full ? POLLIN | POLLOUT : POLLIN), 0},
+        {waker_.fd(), POLLIN, 0}};
+    poll(waiting, 2, PollTimeout(deadline));
+    waker_.Drain();
     auto received = Receive(chunk, sizeof chunk);
     if (!received.ok()) return received.status();
     bytes = *received;
@@ -470,7 +464,6 @@ absl::Status RedisConnection::OnGreeting(const std::string& word,
   }
   if (--greetings_due_ > 0) return absl::OkStatus();
   ready_ = true;
-  TakeMail();
   if (lost_logged_) {
     Log(LogLevel::kInfo, "redis: connected again",
         {{"server", server_}, {"connection", options_.name}});
@@ -488,14 +481,23 @@ absl::Status RedisConnection::Serve(std::stop_token stop) {
   last_heard_ = SteadyNow();
   Greet();
   while (!stop.stop_requested()) {
-    if (ready_) TakeMail();
-    absl::Status status = Encrypt();
+    if (ready_) {
+      for (RedisCommand& command : mailbox_.Take()) {
+        Enqueue(std::move(command));
+      }
+    }
+    absl::Status status = WriteOut();
     if (!status.ok()) return status;
-    // Others may send meanwhile, without waking this thread.
-    const absl::Duration longest = SteadyNow() + options_.reply_timeout / 2;
+
+    const bool full = out_written_ < out_.size();
+    pollfd waiting[] = {
+        {fd_, static_cast<short>(full ? POLLIN | POLLOUT : POLLIN), 0},
+        {waker_.fd(), POLLIN, 0}};
+    poll(waiting, 2, PollTimeout(NextDeadline()));
+    if (waiting[1].revents != 0) waker_.Drain();
     // Read before the deadline is looked at: this process may have slept, not
     // the server.
-    if (Sleep(std::min(NextDeadline(), longest))) {
+    if ((waiting[0].revents & ~POLLOUT) != 0) {
       status = ReadIn();
       if (!status.ok()) return status;
     }
@@ -505,62 +507,44 @@ absl::Status RedisConnection::Serve(std::stop_token stop) {
   return absl::OkStatus();
 }
 
-// Opens the connection to all, if they may write.
-void RedisConnection::TakeMail() {
-  absl::MutexLock lock(&mu_);
-  for (RedisCommand& command : mailbox_.Take()) {
-    EnqueueLocked(std::move(command));
-  }
-  open_ = tls_ == nullptr;
-}
-
 void RedisConnection::Enqueue(RedisCommand command, std::string greeting) {
-  absl::MutexLock lock(&mu_);
-  EnqueueLocked(std::move(command), std::move(greeting));
-}
-
-void RedisConnection::EnqueueLocked(RedisCommand command,
-                                    std::string greeting) {
+  commands_ += command.words.wire();
   // Only a script may have to be sent again.
-  RedisWords words = command.script == nullptr ? std::move(command.words)
-                                               : command.words;
+  if (command.script == nullptr) command.words = {};
   RedisReply gathered;
   if (command.replies > 1) gathered.elements.reserve(command.replies);
   pending_.push_back({std::move(command), SteadyNow(), std::move(greeting),
                       std::move(gathered)});
+}
+
+absl::Status RedisConnection::WriteOut() {
   if (tls_ == nullptr) {
-    outbox_->Add(words.wire());
-  } else {
-    commands_ += words.wire();
+    out_ += commands_;
+    commands_.clear();
+  } else if (tls_->established()) {
+    absl::Status status = tls_->Send(commands_);
+    if (!status.ok()) return Unavailable(status.message());
+    commands_.clear();
+    tls_->TakeWire(&out_);
   }
-}
-
-absl::Status RedisConnection::Encrypt() {
-  if (tls_ == nullptr) return absl::OkStatus();
-  std::string commands;
-  {
-    absl::MutexLock lock(&mu_);
-    commands.swap(commands_);
+  while (out_written_ < out_.size()) {
+    const ssize_t n = send(fd_, out_.data() + out_written_,
+                           out_.size() - out_written_, MSG_NOSIGNAL);
+    if (n >= 0) {
+      out_written_ += static_cast<size_t>(n);
+    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      // Under a steady load it may never run dry.
+      if (out_written_ >= kWrittenKept) {
+        out_.erase(0, std::exchange(out_written_, 0));
+      }
+      return absl::OkStatus();
+    } else if (errno != EINTR) {
+      return HungUp(ErrnoText(errno));
+    }
   }
-  absl::Status status = tls_->Send(commands);
-  if (!status.ok()) return Unavailable(status.message());
-  std::string wire;
-  tls_->TakeWire(&wire);
-  outbox_->Add(wire);
+  out_.clear();
+  out_written_ = 0;
   return absl::OkStatus();
-}
-
-// Until there is something to read, to write or to take, or the deadline. True:
-// there is something to read.
-bool RedisConnection::Sleep(absl::Duration deadline) {
-  const bool written = outbox_->WriteAndSleep();
-  pollfd waiting[] = {
-      {fd_, static_cast<short>(written ? POLLIN : POLLIN | POLLOUT), 0},
-      {waker_.fd(), POLLIN, 0}};
-  poll(waiting, 2, PollTimeout(deadline));
-  outbox_->Awake();
-  if (waiting[1].revents != 0) waker_.Drain();
-  return (waiting[0].revents & ~POLLOUT) != 0;
 }
 
 absl::StatusOr<std::string_view> RedisConnection::Receive(char* chunk,
@@ -611,29 +595,25 @@ absl::Status RedisConnection::OnReply(RedisReply reply) {
     options_.on_message(reply.elements[2].text);
     return absl::OkStatus();
   }
-  Pending pending;
-  {
-    absl::MutexLock lock(&mu_);
-    if (pending_.empty()) {
-      return Unavailable(absl::StrCat("it spoke unasked: ", reply.text));
-    }
-    Pending& first = pending_.front();
-    if (first.command.replies > 1) {
-      RedisReply& gathered = first.gathered;
-      if (gathered.text.empty() && reply.kind == RedisReply::kError) {
-        gathered.text = reply.text;
-      }
-      gathered.elements.push_back(std::move(reply));
-      if (gathered.elements.size() < first.command.replies) {
-        return absl::OkStatus();
-      }
-      gathered.kind =
-          gathered.text.empty() ? RedisReply::kArray : RedisReply::kError;
-      reply = std::move(gathered);
-    }
-    pending = std::move(first);
-    pending_.pop_front();
+  if (pending_.empty()) {
+    return Unavailable(absl::StrCat("it spoke unasked: ", reply.text));
   }
+  Pending& first = pending_.front();
+  if (first.command.replies > 1) {
+    RedisReply& gathered = first.gathered;
+    if (gathered.text.empty() && reply.kind == RedisReply::kError) {
+      gathered.text = reply.text;
+    }
+    gathered.elements.push_back(std::move(reply));
+    if (gathered.elements.size() < first.command.replies) {
+      return absl::OkStatus();
+    }
+    gathered.kind =
+        gathered.text.empty() ? RedisReply::kArray : RedisReply::kError;
+    reply = std::move(gathered);
+  }
+  Pending pending = std::move(first);
+  pending_.pop_front();
   if (!pending.greeting.empty()) return OnGreeting(pending.greeting, reply);
   return OnAnswer(std::move(pending), std::move(reply));
 }
@@ -664,22 +644,16 @@ absl::Status RedisConnection::OnAnswer(Pending pending, RedisReply reply) {
   return absl::OkStatus();
 }
 
-absl::Duration RedisConnection::NextDeadline() {
-  absl::MutexLock lock(&mu_);
-  return NextDeadlineLocked();
-}
-
-absl::Duration RedisConnection::NextDeadlineLocked() {
+absl::Duration RedisConnection::NextDeadline() const {
   if (pending_.empty()) return last_heard_ + options_.ping_after;
   // A long pipeline is slow but alive as long as replies come.
   return std::max(last_heard_, pending_.front().sent) + options_.reply_timeout;
 }
 
 absl::Status RedisConnection::CheckDeadline() {
-  absl::MutexLock lock(&mu_);
-  if (SteadyNow() < NextDeadlineLocked()) return absl::OkStatus();
+  if (SteadyNow() < NextDeadline()) return absl::OkStatus();
   if (pending_.empty()) {
-    EnqueueLocked({.words = {"PING"}});
+    Enqueue({.words = {"PING"}});
     return absl::OkStatus();
   }
   return Unavailable(absl::StrCat(
@@ -690,22 +664,18 @@ absl::Status RedisConnection::CheckDeadline() {
 // ---------------------------------------------------------------
 
 void RedisConnection::Disconnect(const absl::Status& why) {
-  std::deque<Pending> lost;
-  {
-    absl::MutexLock lock(&mu_);
-    open_ = false;
-    lost.swap(pending_);
-    commands_.clear();
-  }
-  outbox_->Close();
   if (fd_ >= 0) close(fd_);
   fd_ = -1;
   if (reader_ != nullptr) redisReaderFree(reader_);
   reader_ = nullptr;
   tls_.reset();
+  commands_.clear();
+  out_.clear();
+  out_written_ = 0;
   ready_ = false;
   greetings_due_ = 0;
   // A callback may send again: that waits in the mailbox.
+  std::deque<Pending> lost = std::exchange(pending_, {});
   const absl::Status status =
       MakeError(absl::StatusCode::kUnavailable, reason::kBackendUnavailable,
                 absl::StrCat(why.ok() ? "the result backend is being closed"

@@ -1,9 +1,9 @@
 // One connection to a Redis server and the thread that owns it for life: it
 // connects, serves until an error, fails what is pending, backs off, repeats.
-// Commands are written by who sends them (queue/outbox.h), while earlier replies
-// are still on their way; replies complete them in order, on the owner's thread.
-// Socket, TLS and deadlines are ours, hiredis only reads the protocol. Threads:
-// docs/architecture.md section 9.
+// Commands come in by a Mailbox and are written while earlier replies are still
+// on their way; replies complete them in order. Socket, TLS and deadlines are
+// ours, hiredis only reads the protocol. Threads: docs/architecture.md section
+// 9.
 
 #ifndef PENSTOCK_QUEUE_REDIS_CONNECTION_H_
 #define PENSTOCK_QUEUE_REDIS_CONNECTION_H_
@@ -19,17 +19,14 @@
 #include <thread>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "queue/callback.h"
 #include "queue/environment.h"
 #include "queue/mailbox.h"
-#include "queue/outbox.h"
 #include "queue/redis/scripts.h"
 #include "queue/redis/words.h"
 #include "queue/tls.h"
@@ -139,11 +136,7 @@ class RedisConnection {
 
   void Greet();
   void Enqueue(RedisCommand command, std::string greeting = "");
-  void EnqueueLocked(RedisCommand command, std::string greeting = "")
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void TakeMail();
-  absl::Status Encrypt();
-  bool Sleep(absl::Duration deadline);
+  absl::Status WriteOut();
   absl::Status ReadIn();
   // The bytes that have arrived, in `chunk`; empty: none yet.
   absl::StatusOr<std::string_view> Receive(char* chunk, size_t size);
@@ -151,8 +144,7 @@ class RedisConnection {
   absl::Status OnReply(RedisReply reply);
   absl::Status OnAnswer(Pending pending, RedisReply reply);
   absl::Status OnGreeting(const std::string& word, const RedisReply& reply);
-  absl::Duration NextDeadline();
-  absl::Duration NextDeadlineLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Duration NextDeadline() const;
   absl::Status CheckDeadline();
 
   void Disconnect(const absl::Status& why);
@@ -170,22 +162,18 @@ class RedisConnection {
   const std::string server_;  // its address, for messages
   Waker waker_;  // synchronises itself
 
-  // Synchronise themselves.
+  // Synchronises itself.
   Mailbox<RedisCommand> mailbox_;
-  const std::shared_ptr<Outbox> outbox_ = std::make_shared<Outbox>(&waker_);
-
-  // Commands and their bytes are in one order.
-  absl::Mutex mu_;
-  // Greeted, and not by TLS, which only the owner writes: commands need no mailbox.
-  bool open_ ABSL_GUARDED_BY(mu_) = false;
-  std::deque<Pending> pending_ ABSL_GUARDED_BY(mu_);  // sent, in order
-  std::string commands_ ABSL_GUARDED_BY(mu_);         // before TLS
 
   // Owner thread only.
   int fd_ = -1;
   RedisReply reply_;  // as far as it has come
   redisReader* reader_ = nullptr;  // reads into reply_
   std::unique_ptr<TlsClient> tls_;
+  std::string commands_;  // to be written, before TLS
+  std::string out_;       // to be written, as the socket gets it
+  size_t out_written_ = 0;
+  std::deque<Pending> pending_;  // written or to be written, in order
   size_t greetings_due_ = 0;
   bool ready_ = false;  // greeted: commands may be sent
   absl::Duration last_heard_;
