@@ -73,8 +73,8 @@ class Consumer {
   virtual void Pause() = 0;
   virtual void Resume() = 0;
 
-  // From now on so many deliveries (> 0) are held unacked at most, per queue. What is
-  // held already stays; RabbitMQ does not count it among them.
+  // From now on so many deliveries (> 0) are held unacked at most, per queue. What
+  // is held already stays; RabbitMQ does not count it among them.
   virtual void SetPrefetch(int prefetch) = 0;
 
   // Takes no more deliveries, for good; `done` runs when the last delivery has

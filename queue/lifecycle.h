@@ -163,7 +163,8 @@ class Lifecycle {
   //   ABORTED             GROUP_PARTIALLY_SENT (metadata sent, total)
   void SubmitTask(Task task, Submission submission, Callback<Submitted> done);
 
-  // The same for tasks that have nothing to do with each other, at less cost. CANCELLED as a whole after Stop.
+  // The same for tasks that have nothing to do with each other, at less cost.
+  // CANCELLED as a whole after Stop.
   void SubmitTasks(std::vector<NewTask> tasks, absl::Time deadline,
                    Callback<SubmittedTasks> done);
 

@@ -80,7 +80,7 @@ struct Submitter::Call {
 // Tasks that are sent together and have nothing to do with each other. One that
 // meets nothing unusual goes all the way here, any other by a Call of its own.
 struct Submitter::Batch {
-  // Constant.
+  // Constant, but for the tasks that CallOf takes.
   std::vector<NewTask> tasks;
   absl::Time deadline;
   std::string nonce;
