@@ -289,7 +289,7 @@ class Client:
                             return
                         error = ended_early()
                 except grpc.RpcError as failure:
-                    error = error_of(failure)
+                    error = _stream_error(failure)
                 finally:
                     call.cancel()
                 # All that have no answer go to the next stream.
@@ -383,6 +383,18 @@ class Client:
                 raise ResultTimeout(f"{what} has not ended within {deadline.timeout} s")
             if time.monotonic() - begin < wait:
                 await asyncio.sleep(min(AGAIN, deadline.left()))
+
+
+def _stream_error(failure: grpc.RpcError) -> CallError:
+    """The error of a stream that failed.
+
+    When a write finds that the stream has ended, grpcio may forget how it ended
+    and say this in its place (grpc/grpc#36066).
+    """
+    error = error_of(failure)
+    if error.code == grpc.StatusCode.INTERNAL and error.message == "Internal error from Core":
+        return ended_early()
+    return error
 
 
 class TaskHandle:
