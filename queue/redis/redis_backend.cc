@@ -33,6 +33,7 @@ constexpr size_t kReadKeys = 500;                             // of one MGET
 // So few states are read between the operations: another thread to wake would cost
 // more than they do. More could hold an operation up.
 constexpr size_t kFewStates = 8;
+constexpr size_t kClaimsAtOnce = 100;  // Redis does nothing else meanwhile
 constexpr int kMostLeased = 1000;
 
 absl::Status Internal(absl::string_view message) {
@@ -76,9 +77,14 @@ std::string UniqueKey(const std::string& key) {
   return absl::StrCat("penstock:unique:{", key, "}");
 }
 
+std::string MarkKey(const std::string& id) {
+  return absl::StrCat("penstock:mark:{", id, "}");
+}
+std::string SubmitKey(const std::string& id) {
+  return absl::StrCat("penstock:submit:{", id, "}");
+}
 Words TaskKeys(const std::string& id) {
-  return {id, absl::StrCat("penstock:mark:{", id, "}"),
-          absl::StrCat("penstock:submit:{", id, "}")};
+  return {id, MarkKey(id), SubmitKey(id)};
 }
 
 Words RecordKeys(WorkflowRecord::Kind kind, const std::string& id) {
@@ -454,43 +460,30 @@ class PendingClaim {
         nonce_(std::move(request.nonce)),
         ttl_(Seconds(request.ttl)) {}
 
-  size_t commands() const { return hash_.empty() ? 1 : 5; }
+  bool HasKey() const { return !hash_.empty(); }
 
-  // Makes the claim if nothing stands; answers with commands(). With two keys, in
-  // one transaction: an equal call at the same time finds both or neither.
-  size_t AddCommands(RedisWords& words) const {
-    const Words keys = TaskKeys(id_);
-    if (hash_.empty()) {
-      words.AddCommand({"SET", keys[0], state_.text(), "NX", "EX", ttl_});
-    } else {
-      words.AddCommand({"MULTI"});
-      words.AddCommand({"SET", keys[0], state_.text(), "NX", "EX", ttl_});
-      words.AddCommand({"SET", keys[2], Claim(), "NX", "EX", ttl_});
-      words.AddCommand({"EXISTS", keys[1]});
-      words.AddCommand({"EXEC"});
+  // Make it where nothing stands; so many replies.
+  size_t commands() const { return HasKey() ? 2 : 1; }
+  void AddCommands(RedisWords& words) const {
+    words.AddCommand({"SET", id_, state_.text(), "NX", "EX", ttl_});
+    if (HasKey()) {
+      words.AddCommand({"SET", SubmitKey(id_), Claim(), "NX", "EX", ttl_});
     }
-    return commands();
   }
 
-  // What `replies`, to its commands, say of it.
+  const std::string& id() const { return id_; }
+
+  // What they made, by their replies.
   struct Made {
     bool state = false;
     bool claim = false;
-    bool marked = false;
-
-    bool Stands() const { return state && claim && !marked; }
   };
-  absl::StatusOr<Made> ReadMade(const RedisReply* replies) const {
+  Made ReadMade(const RedisReply* replies) const {
     // Of a SET with NX: "OK", or nil.
     auto was = [](const RedisReply& reply) {
       return reply.kind == RedisReply::kText;
     };
-    if (hash_.empty()) return Made{.state = was(replies[0]), .claim = true};
-    const std::vector<RedisReply>& all = replies[4].elements;
-    if (all.size() != 3) return Unexpected("its size");
-    return Made{.state = was(all[0]),
-                .claim = was(all[1]),
-                .marked = all[2].integer != 0};
+    return {.state = was(replies[0]), .claim = !HasKey() || was(replies[1])};
   }
 
   // What to do where it does not stand.
@@ -519,6 +512,75 @@ class PendingClaim {
   const std::string ttl_;
 };
 
+// Whether they are made in transactions, so that an equal call at the same time
+// finds both keys of a claim or neither.
+bool HaveKeys(const std::vector<PendingClaim>& claims) {
+  return std::any_of(claims.begin(), claims.end(),
+                     [](const PendingClaim& claim) { return claim.HasKey(); });
+}
+
+// Makes all of them where nothing stands. With keys: MULTI, theirs, how many of
+// the ids have a mark, EXEC.
+RedisCommand ClaimCommand(const std::vector<PendingClaim>& claims) {
+  RedisCommand command{.replies = 0};
+  const bool transactions = HaveKeys(claims);
+  for (size_t begin = 0; begin < claims.size(); begin += kClaimsAtOnce) {
+    const size_t end = std::min(begin + kClaimsAtOnce, claims.size());
+    if (transactions) command.words.AddCommand({"MULTI"});
+    for (size_t i = begin; i < end; ++i) {
+      claims[i].AddCommands(command.words);
+      command.replies += claims[i].commands();
+    }
+    if (!transactions) continue;
+    command.words.BeginCommand(1 + end - begin);
+    command.words.Add("EXISTS");
+    for (size_t i = begin; i < end; ++i) {
+      command.words.Add(MarkKey(claims[i].id()));
+    }
+    command.words.AddCommand({"EXEC"});
+    command.replies += 3;
+  }
+  return command;
+}
+
+// One that may not stand: a script judges.
+struct OpenClaim {
+  size_t place;
+  PendingClaim::Made made;
+};
+
+// `replies` are those to ClaimCommand's.
+absl::StatusOr<std::vector<OpenClaim>> ReadOpenClaims(
+    const std::vector<PendingClaim>& claims, const RedisReply& replies) {
+  std::vector<OpenClaim> open;
+  const bool transactions = HaveKeys(claims);
+  const RedisReply* reply =
+      replies.kind == RedisReply::kArray ? replies.elements.data() : &replies;
+  for (size_t begin = 0; begin < claims.size(); begin += kClaimsAtOnce) {
+    const size_t end = std::min(begin + kClaimsAtOnce, claims.size());
+    const RedisReply* result = reply;
+    bool marked = false;
+    if (transactions) {
+      size_t commands = 1;
+      for (size_t i = begin; i < end; ++i) commands += claims[i].commands();
+      const std::vector<RedisReply>& all = reply[1 + commands].elements;
+      if (all.size() != commands) return Unexpected("its size");
+      result = all.data();
+      marked = all.back().integer != 0;
+      reply += 1 + commands + 1;
+    }
+    for (size_t i = begin; i < end; ++i) {
+      const PendingClaim::Made made = claims[i].ReadMade(result);
+      if (!made.state || !made.claim || (marked && claims[i].HasKey())) {
+        open.push_back({.place = i, .made = made});
+      }
+      result += claims[i].commands();
+    }
+    if (!transactions) reply = result;
+  }
+  return open;
+}
+
 // ---- the backend -----------------------------------------------------------
 
 class RedisBackend : public Backend {
@@ -546,13 +608,12 @@ class RedisBackend : public Backend {
   // or less. Where they have found something, the script judges.
   void CreatePending(std::vector<PendingRequest> requests,
                      Callback<std::vector<PendingAnswer>> done) override {
-    RedisCommand command{.replies = 0};
     std::vector<PendingClaim> claims;
     claims.reserve(requests.size());
     for (PendingRequest& request : requests) {
-      const PendingClaim& claim = claims.emplace_back(std::move(request));
-      command.replies += claim.AddCommands(command.words);
+      claims.emplace_back(std::move(request));
     }
+    RedisCommand command = ClaimCommand(claims);
     if (claims.empty()) {
       command.words = {"PING"};  // answered on the connection's thread all the same
       command.replies = 1;
@@ -1180,23 +1241,16 @@ class RedisBackend : public Backend {
   void JudgeClaims(std::vector<PendingClaim> claims, const RedisReply& replies,
                    Callback<std::vector<PendingAnswer>> done) {
     std::vector<PendingAnswer> answers(claims.size(), PendingAnswer::kCreated);
+    absl::StatusOr<std::vector<OpenClaim>> open =
+        ReadOpenClaims(claims, replies);
+    if (!open.ok()) return std::move(done)(open.status());
+    if (open->empty()) return std::move(done)(std::move(answers));
     std::vector<RedisCommand> commands;
-    std::vector<size_t> open;
-    const RedisReply* reply =
-        replies.kind == RedisReply::kArray ? replies.elements.data() : &replies;
-    for (size_t i = 0; i < claims.size(); ++i) {
-      const PendingClaim& claim = claims[i];
-      const absl::StatusOr<PendingClaim::Made> made = claim.ReadMade(reply);
-      if (!made.ok()) return std::move(done)(made.status());
-      if (!made->Stands()) {
-        open.push_back(i);
-        commands.push_back(claim.Judge(*made));
-      }
-      reply += claim.commands();
+    for (const OpenClaim& each : *open) {
+      commands.push_back(claims[each.place].Judge(each.made));
     }
-    if (open.empty()) return std::move(done)(std::move(answers));
     SendAll(operations_, std::move(commands),
-            [answers = std::move(answers), open = std::move(open),
+            [answers = std::move(answers), open = *std::move(open),
              done = std::move(done)](
                 absl::StatusOr<std::vector<RedisReply>> replies) mutable {
               if (!replies.ok()) return std::move(done)(replies.status());
@@ -1204,7 +1258,7 @@ class RedisBackend : public Backend {
                 absl::StatusOr<PendingAnswer> answer =
                     ReadPendingAnswer((*replies)[i]);
                 if (!answer.ok()) return std::move(done)(answer.status());
-                answers[open[i]] = *answer;
+                answers[open[i].place] = *answer;
               }
               std::move(done)(std::move(answers));
             });

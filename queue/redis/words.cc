@@ -23,7 +23,7 @@ RedisWords::RedisWords(std::initializer_list<std::string_view> words) {
 
 RedisWords::RedisWords(const std::vector<std::string>& words) {
   wire_.reserve(BytesOf(words));
-  Begin(words.size());
+  BeginCommand(words.size());
   for (const std::string& word : words) Add(word);
 }
 
@@ -31,7 +31,7 @@ RedisWords::RedisWords(const RedisScript& script,
                        const std::vector<std::string>& keys, size_t args) {
   constexpr size_t kUsual = 1024;  // a state and what is said of it
   wire_.reserve(kUsual);
-  Begin(3 + keys.size() + args);
+  BeginCommand(3 + keys.size() + args);
   Add("EVALSHA");
   Add(script.sha1);
   const absl::AlphaNum count(keys.size());
@@ -39,12 +39,12 @@ RedisWords::RedisWords(const RedisScript& script,
   for (const std::string& key : keys) Add(key);
 }
 
-void RedisWords::Begin(size_t words) {
+void RedisWords::BeginCommand(size_t words) {
   absl::StrAppend(&wire_, "*", words, "\r\n");
 }
 
 void RedisWords::AddCommand(std::initializer_list<std::string_view> words) {
-  Begin(words.size());
+  BeginCommand(words.size());
   for (std::string_view word : words) Add(word);
 }
 

@@ -27,8 +27,10 @@ class RedisWords {
 
   void Add(std::string_view word);
 
-  // One more command, with a reply of its own.
+  // One more command, with a reply of its own: whole, or of so many words that
+  // follow by Add.
   void AddCommand(std::initializer_list<std::string_view> words);
+  void BeginCommand(size_t words);
 
   const std::string& wire() const { return wire_; }
 
@@ -36,8 +38,6 @@ class RedisWords {
   RedisWords AsEval(const RedisScript& script) const;
 
  private:
-  void Begin(size_t words);
-
   std::string wire_;
 };
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <ostream>
 #include <string>
@@ -643,6 +644,42 @@ TEST_P(BackendTest, SeveralIdsAreAnsweredInOrder) {
   EXPECT_THAT(*answers,
               ElementsAre(PendingAnswer::kRepeat, PendingAnswer::kCreated,
                           PendingAnswer::kPast, PendingAnswer::kTaken));
+}
+
+TEST_P(BackendTest, ManyIdsAreAnsweredEachByItself) {
+  std::map<size_t, PendingAnswer> unusual;
+  std::vector<PendingRequest> requests;
+  for (size_t i = 0; i < 250; ++i) {
+    const std::string id = Id(absl::StrCat("many_", i));
+    if (i == 0 || i == 99 || i == 100 || i == 249) {
+      CreatePending(id, "different", "other");
+      unusual[i] = PendingAnswer::kTaken;
+    } else if (i == 120 && backend_->CanCancel()) {
+      CreatePending(id, "hash", "other");
+      Cancel(Cancellation(id, "x"));
+      unusual[i] = PendingAnswer::kPast;
+    }
+    // Some are made up for this call alone.
+    requests.push_back({.state = State(id, Status::kPending),
+                        .payload_hash = i % 7 == 3 ? "" : "hash",
+                        .nonce = absl::StrCat("mine/", i),
+                        .ttl = kTtl});
+  }
+  auto answers = Await<std::vector<PendingAnswer>>([&](auto done) {
+    backend_->CreatePending(std::move(requests), std::move(done));
+  });
+  ASSERT_TRUE(answers.ok()) << answers.status();
+  ASSERT_EQ(answers->size(), 250u);
+  for (size_t i = 0; i < answers->size(); ++i) {
+    const auto found = unusual.find(i);
+    EXPECT_EQ((*answers)[i], found == unusual.end() ? PendingAnswer::kCreated
+                                                    : found->second)
+        << i;
+    EXPECT_EQ(StatusOf(Id(absl::StrCat("many_", i))),
+              i == 120 && backend_->CanCancel() ? Status::kFailure
+                                                : Status::kPending)
+        << i;
+  }
 }
 
 TEST_P(BackendTest, NothingAskedIsAnsweredWithNothing) {
