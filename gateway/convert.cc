@@ -8,6 +8,7 @@
 #include <utility>
 #include <variant>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -92,14 +93,12 @@ class Findings {
  public:
   void Add(const std::string& path, absl::string_view description) {
     ++count_;
-    const std::string field = Cut(path, kMaxDetailText);
-    const std::string text = Cut(description, kMaxDetailText);
-    const size_t bytes = field.size() + text.size() + 8;
+    Finding finding{.field = Cut(path, kMaxDetailText),
+                    .text = Cut(description, kMaxDetailText)};
+    const size_t bytes = finding.field.size() + finding.text.size() + 8;
     if (bytes_ + bytes > kMaxViolationBytes) return;
     bytes_ += bytes;
-    auto* violation = bad_.add_field_violations();
-    violation->set_field(field);
-    violation->set_description(text);
+    listed_.push_back(std::move(finding));
   }
 
   void AddTooLarge(const std::string& path, size_t bytes, size_t limit) {
@@ -114,20 +113,24 @@ class Findings {
   }
 
   bool too_large() const { return !too_large_.ok(); }
+  bool empty() const { return count_ == 0 && !too_large(); }
 
   // OK, or everything that was found. Bad fields come before sizes.
   absl::Status status() const {
     if (count_ == 0) return too_large_;
-    google::rpc::BadRequest bad = bad_;
-    const size_t listed = static_cast<size_t>(bad.field_violations_size());
-    if (listed < count_) {
+    google::rpc::BadRequest bad;
+    for (const Finding& finding : listed_) {
+      auto* violation = bad.add_field_violations();
+      violation->set_field(finding.field);
+      violation->set_description(finding.text);
+    }
+    if (listed_.size() < count_) {
       auto* rest = bad.add_field_violations();
       rest->set_description(
-          absl::StrCat("and ", count_ - listed, " more bad fields"));
+          absl::StrCat("and ", count_ - listed_.size(), " more bad fields"));
     }
-    const auto& first = bad.field_violations(0);
     std::string message =
-        absl::StrCat(first.field(), ": ", first.description());
+        absl::StrCat(listed_.front().field, ": ", listed_.front().text);
     if (count_ > 1) {
       absl::StrAppend(&message, " (and ", count_ - 1, " more bad fields)");
     }
@@ -138,7 +141,12 @@ class Findings {
   }
 
  private:
-  google::rpc::BadRequest bad_;
+  struct Finding {
+    std::string field;
+    std::string text;
+  };
+
+  std::vector<Finding> listed_;  // as many as a status has room for
   size_t count_ = 0;
   size_t bytes_ = 0;
   absl::Status too_large_;
@@ -236,12 +244,12 @@ size_t EncodedSize(const Value& value) {
          value.json.size() + sizeof(R"({"Name":,"Type":,"Value":})") - 1;
 }
 
-std::optional<Value> ReadValueMessage(const v1::Value& in,
-                                      const std::string& path,
-                                      Findings& findings) {
+std::optional<Value> ReadValueMessage(
+    const v1::Value& in, absl::FunctionRef<std::string()> path,
+    Findings& findings) {
   std::optional<Kind> kind = ReadKind(in);
   if (!kind.has_value()) {
-    findings.Add(path,
+    findings.Add(path(),
                  "has no value: set bool_value, int_value, uint_value, "
                  "float_value, string_value, bytes_value, bools, ints, uints, "
                  "floats or strings");
@@ -252,7 +260,7 @@ std::optional<Value> ReadValueMessage(const v1::Value& in,
   if (value.ok()) return *std::move(value);
   // It is the type's fault when not even an empty value would do.
   const bool type_fits = MakeValue(std::move(kind->zero), in.type()).ok();
-  findings.Add(absl::StrCat(path, ".", type_fits ? kind->field : "type"),
+  findings.Add(absl::StrCat(path(), ".", type_fits ? kind->field : "type"),
                value.status().message());
   return std::nullopt;
 }
@@ -454,7 +462,8 @@ void Reader::ReadArgs(const v1::Task& in, const Place& place, Task& task) {
   size_t bytes = 2;  // the brackets
   for (int i = 0; i < in.args_size(); ++i) {
     std::optional<Value> value = ReadValueMessage(
-        in.args(i), absl::StrCat(place.path, ".args[", i, "]"), findings_);
+        in.args(i),
+        [&] { return absl::StrCat(place.path, ".args[", i, "]"); }, findings_);
     if (!value.has_value()) continue;
     bytes += EncodedSize(*value) + 1;  // the comma
     if (bytes - 1 > kMaxArgs) {
@@ -749,8 +758,9 @@ absl::StatusOr<TaskCall> Reader::ReadOne(const v1::Task& in,
   if (!findings_.too_large() && in.ByteSizeLong() > surely_fits) {
     CheckSize(call.task, path);
   }
-  const absl::Status status = std::exchange(findings_, Findings{}).status();
-  if (!status.ok()) return status;
+  if (!findings_.empty()) {
+    return std::exchange(findings_, Findings{}).status();
+  }
   // Of the task alone: so it is the same one by whichever call it comes.
   if (!in.id().empty() || intake_.repeats) call.payload_hash = HashOf(in);
   return call;
@@ -763,6 +773,7 @@ absl::StatusOr<TaskCall> Reader::ReadOne(const v1::Task& in,
 std::string HashOf(const google::protobuf::Message& request) {
   std::string bytes = request.GetTypeName();
   bytes.push_back('\0');
+  bytes.reserve(bytes.size() + request.ByteSizeLong());
   {
     google::protobuf::io::StringOutputStream stream(&bytes);
     google::protobuf::io::CodedOutputStream coded(&stream);

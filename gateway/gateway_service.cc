@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "gateway/arena_messages.h"
 #include "gateway/calls.h"
 #include "gateway/convert.h"
 #include "gateway/send_and_wait.h"
@@ -517,7 +518,11 @@ class Watch : public std::enable_shared_from_this<Watch> {
 class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
  public:
   explicit Rpc(std::shared_ptr<GatewayService::Core> core)
-      : core_(std::move(core)) {}
+      : core_(std::move(core)) {
+    SetMessageAllocatorFor_SendTask(&task_messages_);
+    SetMessageAllocatorFor_BatchSendTasks(&batch_messages_);
+    SetMessageAllocatorFor_SendGroup(&group_messages_);
+  }
 
   grpc::ServerUnaryReactor* SendTask(
       grpc::CallbackServerContext* context,
@@ -909,6 +914,10 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
   }
 
   const std::shared_ptr<GatewayService::Core> core_;
+  ArenaMessages<v1::SendTaskRequest, v1::SendTaskResponse> task_messages_;
+  ArenaMessages<v1::BatchSendTasksRequest, v1::BatchSendTasksResponse>
+      batch_messages_;
+  ArenaMessages<v1::SendGroupRequest, v1::SendGroupResponse> group_messages_;
 };
 
 GatewayService::GatewayService(Lifecycle* lifecycle, Broker* broker,
