@@ -380,9 +380,10 @@ class Reader {
 
   // The same of a request whose only task it is.
   template <typename Request>
-  absl::StatusOr<TaskCall> ReadOnly(const Request& request) {
-    if (request.has_task()) return ReadOne(request.task(), "task");
-    findings_.Add("task", "is required");
+  absl::StatusOr<TaskCall> ReadOnly(const Request& request,
+                                    const std::string& path = "task") {
+    if (request.has_task()) return ReadOne(request.task(), path);
+    findings_.Add(path, "is required");
     return findings_.status();
   }
 
@@ -960,6 +961,21 @@ absl::Duration WaitOf(const v1::SendTaskRequest& request) {
 absl::StatusOr<TaskCall> ReadStreamTask(const v1::StreamTasksRequest& request,
                                         const Intake& intake) {
   return Reader(intake).ReadOnly(request);
+}
+
+absl::StatusOr<TaskCall> ReadStreamTask(const v1::StreamTasksRequest& request,
+                                        int index, const Intake& intake) {
+  return Reader(intake).ReadOnly(request.tasks(index),
+                                 absl::StrCat("tasks[", index, "].task"));
+}
+
+absl::Status CheckStreamTasks(const v1::StreamTasksRequest& request) {
+  Findings findings;
+  CheckCount(request.tasks_size(), kMaxStreamTasks, "tasks", "task", findings);
+  if (request.has_task()) {
+    findings.Add("task", "must not be set beside tasks");
+  }
+  return findings.status();
 }
 
 absl::StatusOr<BatchCall> ReadBatchSendTasks(

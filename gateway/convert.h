@@ -83,8 +83,15 @@ absl::StatusOr<TaskCall> ReadSendTask(const v1::SendTaskRequest& request,
                                       const Intake& intake);
 // How long a call that ReadSendTask accepts is to wait; not over 60 s.
 absl::Duration WaitOf(const v1::SendTaskRequest& request);
+// How many tasks a message of a stream may have.
+inline constexpr int kMaxStreamTasks = 100;
+// What is wrong with a message of `tasks` as a whole.
+absl::Status CheckStreamTasks(const v1::StreamTasksRequest& request);
+// Its `task`, and one of its `tasks`.
 absl::StatusOr<TaskCall> ReadStreamTask(const v1::StreamTasksRequest& request,
                                         const Intake& intake);
+absl::StatusOr<TaskCall> ReadStreamTask(const v1::StreamTasksRequest& request,
+                                        int index, const Intake& intake);
 absl::StatusOr<BatchCall> ReadBatchSendTasks(
     const v1::BatchSendTasksRequest& request, const Intake& intake);
 absl::StatusOr<ChainCall> ReadSendChain(const v1::SendChainRequest& request,

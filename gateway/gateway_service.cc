@@ -563,8 +563,10 @@ class GatewayService::Rpc final : public v1::GatewayService::CallbackService {
               trace = ReadTrace(context->client_metadata())] {
                return core->MakeIntake(core->environment->Now(), "", trace);
              },
-         .admit = [core = core_.get()](
-                      int64_t bytes) { return core->AdmitSend(1, bytes); },
+         .admit =
+             [core = core_.get()](int64_t tasks, int64_t bytes) {
+               return core->AdmitSend(tasks, bytes);
+             },
          .draining = &core_->draining,
          .send_timeout = core_->options.send_timeout,
          .deadline = core_->DeadlineOf(*context),

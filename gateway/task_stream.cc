@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "gateway/calls.h"
 
@@ -13,6 +14,17 @@ constexpr int kWindow = 1000;
 // How often a stream looks whether it must end.
 constexpr absl::Duration kLook = absl::Seconds(1);
 
+template <typename Result>  // StreamTasksResponse or StreamTaskResult
+void WriteOutcome(const absl::StatusOr<Submitted>& submitted, std::string id,
+                  Result* out) {
+  if (submitted.ok()) {
+    out->set_task_id(std::move(id));
+    out->set_replayed(submitted->replayed);
+  } else {
+    WriteError(submitted.status(), out->mutable_status());
+  }
+}
+
 }  // namespace
 
 TaskStream* TaskStream::Start(World world) {
@@ -20,7 +32,9 @@ TaskStream* TaskStream::Start(World world) {
   stream->self_ = stream;
   {
     absl::MutexLock lock(&stream->mu_);
-    stream->answers_.emplace_back().set_credit(kWindow);
+    v1::StreamTasksResponse& first = stream->answers_.emplace_back();
+    first.set_credit(kWindow);
+    first.set_max_tasks(kMaxStreamTasks);
   }
   stream->Pump();
   stream->StartRead(&stream->request_);
@@ -29,12 +43,10 @@ TaskStream* TaskStream::Start(World world) {
 }
 
 void TaskStream::OnReadDone(bool ok) {
-  if (ok) {
-    {
-      absl::MutexLock lock(&mu_);
-      ++submitted_;
-    }
-    Take(request_);
+  if (ok && request_.tasks().empty()) {
+    TakeOne(request_);
+  } else if (ok) {
+    TakeSeveral(request_);
   }
   {
     absl::MutexLock lock(&mu_);
@@ -44,46 +56,108 @@ void TaskStream::OnReadDone(bool ok) {
   Pump();
 }
 
-void TaskStream::Take(const v1::StreamTasksRequest& request) {
-  const int64_t sequence = request.sequence();
+void TaskStream::TakeOne(const v1::StreamTasksRequest& request) {
+  {
+    absl::MutexLock lock(&mu_);
+    ++submitted_;
+  }
+  v1::StreamTasksResponse answer;
+  answer.set_sequence(request.sequence());
+  answer.set_credit(1);
   auto refuse = [&](const absl::Status& error) {
-    v1::StreamTasksResponse answer;
-    answer.set_sequence(sequence);
     WriteError(error, answer.mutable_status());
     Answer(std::move(answer));
   };
   absl::StatusOr<Permit> permit =
-      world_.admit(static_cast<int64_t>(request.ByteSizeLong()));
+      world_.admit(1, static_cast<int64_t>(request.ByteSizeLong()));
   if (!permit.ok()) return refuse(permit.status());
   absl::StatusOr<TaskCall> call = ReadStreamTask(request, world_.intake());
   if (!call.ok()) return refuse(call.status());
-  const absl::Time deadline = std::min(
-      world_.deadline, world_.environment->Now() + world_.send_timeout);
   std::string id = call->task.id;
   world_.lifecycle->SubmitTask(
       std::move(call->task),
-      {.payload_hash = std::move(call->payload_hash), .deadline = deadline},
-      [self = shared_from_this(), sequence, id = std::move(id),
+      {.payload_hash = std::move(call->payload_hash), .deadline = SendBy()},
+      [self = shared_from_this(), answer = std::move(answer),
+       id = std::move(id),
        permit = std::optional<Permit>(*std::move(permit))](
           absl::StatusOr<Submitted> submitted) mutable {
         permit.reset();  // the answer may let the next task in
-        v1::StreamTasksResponse answer;
-        answer.set_sequence(sequence);
-        if (submitted.ok()) {
-          answer.set_task_id(std::move(id));
-          answer.set_replayed(submitted->replayed);
-        } else {
-          WriteError(submitted.status(), answer.mutable_status());
+        WriteOutcome(submitted, std::move(id), &answer);
+        self->Answer(std::move(answer));
+      });
+}
+
+// One batch: they are claimed together, and answered together.
+void TaskStream::TakeSeveral(const v1::StreamTasksRequest& request) {
+  const int count = request.tasks_size();
+  v1::StreamTasksResponse answer;
+  answer.set_credit(count + (request.has_task() ? 1 : 0));
+  answer.mutable_results()->Reserve(count);
+  for (const v1::StreamTask& task : request.tasks()) {
+    answer.add_results()->set_sequence(task.sequence());
+  }
+  {
+    absl::MutexLock lock(&mu_);
+    submitted_ += answer.credit();
+  }
+  auto refuse_all = [&](const absl::Status& error) {
+    for (v1::StreamTaskResult& result : *answer.mutable_results()) {
+      WriteError(error, result.mutable_status());
+    }
+    if (request.has_task()) {
+      answer.set_sequence(request.sequence());
+      WriteError(error, answer.mutable_status());
+    }
+    Answer(std::move(answer));
+  };
+  if (absl::Status bad = CheckStreamTasks(request); !bad.ok()) {
+    return refuse_all(bad);
+  }
+  absl::StatusOr<Permit> permit =
+      world_.admit(count, static_cast<int64_t>(request.ByteSizeLong()));
+  if (!permit.ok()) return refuse_all(permit.status());
+  const Intake intake = world_.intake();
+  std::vector<NewTask> tasks;
+  std::vector<std::string> ids;
+  std::vector<int> places;  // of each of them, among the results
+  tasks.reserve(count);
+  ids.reserve(count);
+  places.reserve(count);
+  for (int i = 0; i < count; ++i) {
+    absl::StatusOr<TaskCall> call = ReadStreamTask(request, i, intake);
+    if (!call.ok()) {
+      WriteError(call.status(), answer.mutable_results(i)->mutable_status());
+      continue;
+    }
+    ids.push_back(call->task.id);
+    places.push_back(i);
+    tasks.push_back(*std::move(call));
+  }
+  world_.lifecycle->SubmitTasks(
+      std::move(tasks), SendBy(),
+      [self = shared_from_this(), answer = std::move(answer),
+       ids = std::move(ids), places = std::move(places),
+       permit = std::optional<Permit>(*std::move(permit))](
+          absl::StatusOr<SubmittedTasks> submitted) mutable {
+        permit.reset();
+        for (size_t i = 0; i < places.size(); ++i) {
+          WriteOutcome(submitted.ok() ? (*submitted)[i] : submitted.status(),
+                       std::move(ids[i]), answer.mutable_results(places[i]));
         }
         self->Answer(std::move(answer));
       });
 }
 
+absl::Time TaskStream::SendBy() const {
+  return std::min(world_.deadline,
+                  world_.environment->Now() + world_.send_timeout);
+}
+
 void TaskStream::Answer(v1::StreamTasksResponse answer) {
-  answer.set_credit(1);
   {
     absl::MutexLock lock(&mu_);
-    --submitted_;
+    submitted_ -= answer.credit();
+    answered_ += answer.credit();
     answers_.push_back(std::move(answer));
   }
   Pump();
@@ -98,18 +172,23 @@ void TaskStream::Pump() {
   {
     absl::MutexLock lock(&mu_);
     if (finished_) return;
-    if (cancelled_) answers_.clear();
+    if (cancelled_) {
+      answers_.clear();
+      answered_ = 0;
+    }
     if (!writing_ && !answers_.empty()) {
       response_ = std::move(answers_.front());
       answers_.pop_front();
+      // The first one is about none.
+      if (response_.max_tasks() == 0) answered_ -= response_.credit();
       writing_ = write = true;
       more = !answers_.empty();
     }
-    const int open = submitted_ + static_cast<int>(answers_.size());
+    const int open = submitted_ + answered_;
     if (!reading_ && !read_all_ && !draining_ && !cancelled_ && open < kWindow) {
       reading_ = read = true;
     }
-    const bool idle = !writing_ && open == 0;
+    const bool idle = !writing_ && answers_.empty() && submitted_ == 0;
     if (cancelled_ ? !writing_ : idle && (read_all_ || draining_)) {
       finished_ = true;
       if (cancelled_) {

@@ -1,5 +1,5 @@
-// StreamTasks: a task in, its id or its error out, so many on their way at a
-// time. Runs on gRPC's pool and on the threads that complete; nothing blocks.
+// StreamTasks: a task in, its id or its error out, or several at once, so many on
+// their way at a time. Runs on gRPC's pool and on the threads that complete; nothing blocks.
 // Included by .cc files only: it sees grpcpp.
 
 #ifndef PENSTOCK_GATEWAY_TASK_STREAM_H_
@@ -35,7 +35,7 @@ class TaskStream final
     Lifecycle* lifecycle;
     Environment* environment;
     std::function<Intake()> intake;
-    std::function<absl::StatusOr<Permit>(int64_t bytes)> admit;
+    std::function<absl::StatusOr<Permit>(int64_t tasks, int64_t bytes)> admit;
     const std::atomic<bool>* draining;
     absl::Duration send_timeout;
     absl::Time deadline;         // of the call
@@ -53,7 +53,9 @@ class TaskStream final
   void OnCancel() override;
   void OnDone() override;
 
-  void Take(const v1::StreamTasksRequest& request);
+  void TakeOne(const v1::StreamTasksRequest& request);
+  void TakeSeveral(const v1::StreamTasksRequest& request);
+  absl::Time SendBy() const;
   void Answer(v1::StreamTasksResponse answer);
   void Pump();
   void WatchDrain();
@@ -64,6 +66,7 @@ class TaskStream final
 
   absl::Mutex mu_;
   std::deque<v1::StreamTasksResponse> answers_ ABSL_GUARDED_BY(mu_);
+  int answered_ ABSL_GUARDED_BY(mu_) = 0;  // tasks that they are about
   v1::StreamTasksResponse response_;  // gRPC's while writing_, else under mu_
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool reading_ ABSL_GUARDED_BY(mu_) = true;  // until what was read is taken

@@ -176,7 +176,7 @@ std::vector<absl::Duration> SendBatches(Stubs& stubs) {
 }
 
 // One stream: as many tasks without an answer as the gateway's credit and
-// --outstanding allow. One thread.
+// --outstanding allow, up to --size of them a message. One thread.
 class StreamSender {
  public:
   explicit StreamSender(Stub& stub) : sent_at_(total_), took_(total_) {
@@ -214,22 +214,47 @@ class StreamSender {
     if (is_writing_ || !may) return;
     is_writing_ = true;
     v1::StreamTasksRequest request;
-    request.set_sequence(sent_);
-    FillTask(sent_, request.mutable_task());
-    sent_at_[sent_++] = absl::Now();
-    --credit_;
+    const int room =
+        std::min(credit_, absl::GetFlag(FLAGS_outstanding) - sent_ + answered_);
+    const int many = std::min({room, most_, total_ - sent_});
+    if (many <= 1) {
+      request.set_sequence(sent_);
+      AddTask(request.mutable_task());
+    } else {
+      for (int i = 0; i < many; ++i) {
+        v1::StreamTask* task = request.add_tasks();
+        task->set_sequence(sent_);
+        AddTask(task->mutable_task());
+      }
+    }
     grpc::WriteOptions options;
     if (sent_ == total_) options.set_last_message();
     stream_->Write(request, options, Tag(kWrite));
   }
 
+  void AddTask(v1::Task* task) {
+    FillTask(sent_, task);
+    sent_at_[sent_++] = absl::Now();
+    --credit_;
+  }
+
   void TakeAnswer() {
     credit_ += answer_.credit();
-    if (answer_.outcome_case() == v1::StreamTasksResponse::OUTCOME_NOT_SET) {
-      return;
+    if (answer_.max_tasks() > 0) {
+      most_ = std::min(answer_.max_tasks(), absl::GetFlag(FLAGS_size));
     }
-    const int number = static_cast<int>(answer_.sequence());
-    CheckId(answer_.task_id(), number);
+    for (const v1::StreamTaskResult& result : answer_.results()) {
+      TakeResult(result);
+    }
+    if (answer_.outcome_case() != v1::StreamTasksResponse::OUTCOME_NOT_SET) {
+      TakeResult(answer_);
+    }
+  }
+
+  template <typename Result>
+  void TakeResult(const Result& result) {
+    const int number = static_cast<int>(result.sequence());
+    CheckId(result.task_id(), number);
     took_[number] = absl::Now() - sent_at_[number];
     ++answered_;
   }
@@ -246,6 +271,7 @@ class StreamSender {
   std::vector<absl::Duration> took_;
   bool is_writing_ = true;  // until the stream has started
   int credit_ = 0;
+  int most_ = 1;  // tasks of a message
   int sent_ = 0;
   int answered_ = 0;
 };

@@ -298,7 +298,8 @@ def percentiles(printed: dict[str, float]) -> dict[str, float]:
 
 BATCH: dict[str, Any] = {"shape": "batch", "size": 50, "outstanding": 8}
 GROUP: dict[str, Any] = {"shape": "group", "size": 50, "outstanding": 8}
-STREAM: dict[str, Any] = {"shape": "stream", "outstanding": 1024}
+STREAM: dict[str, Any] = {"shape": "stream", "size": 100, "outstanding": 1024}
+SINGLES: dict[str, Any] = {"shape": "stream", "size": 1, "outstanding": 1024}
 DEFAULTS = "machinery, concurrency 10, prefetch 3"
 BEST = "machinery, concurrency 100, prefetch 100"
 
@@ -327,15 +328,19 @@ def bulk() -> Scenario:
     return Scenario("bulk", "Sent in bulk: 50 tasks a call, 8 calls outstanding", "tasks/s", [
         Variant("batch", "BatchSendTasks", send("penstock", 25000, **BATCH), quick=True),
         Variant("publish", "publish alone", ceiling("publish", 25000), quick=True),
-        Variant("stream", "StreamTasks, 1,024 outstanding",
+        Variant("stream", "StreamTasks, 1,024 outstanding, up to 100 a message",
                 send("penstock", 25000, **STREAM)),
+        Variant("stream-singles", "StreamTasks, a message for each task",
+                send("penstock", 25000, **SINGLES)),
         Variant("go-gateway", "Go gateway, SendGroup", send("go", 10000, **GROUP), quick=True),
         Variant("batch-quorum", "BatchSendTasks, quorum",
                 send("penstock", 40000, quorum=True, **BATCH), quick=True),
         Variant("publish-quorum", "publish alone, quorum",
                 ceiling("publish", 60000, quorum=True), quick=True),
-        Variant("stream-quorum", "StreamTasks, quorum",
+        Variant("stream-quorum", "StreamTasks, up to 100 a message, quorum",
                 send("penstock", 40000, quorum=True, **STREAM)),
+        Variant("stream-singles-quorum", "StreamTasks, a message for each task, quorum",
+                send("penstock", 40000, quorum=True, **SINGLES)),
         Variant("group", "Penstock, SendGroup", send("penstock", 25000, **GROUP)),
         Variant("group-quorum", "Penstock, SendGroup, quorum",
                 send("penstock", 40000, quorum=True, **GROUP)),

@@ -165,6 +165,22 @@ class StreamTest : public GatewayTest {
     return stream_->Write(request);
   }
 
+  // Several in one message, with the numbers from `first` on.
+  bool WriteSeveral(int64_t first, const std::vector<v1::Task>& tasks) {
+    return stream_->Write(Several(first, tasks));
+  }
+
+  static v1::StreamTasksRequest Several(int64_t first,
+                                        const std::vector<v1::Task>& tasks) {
+    v1::StreamTasksRequest request;
+    for (const v1::Task& task : tasks) {
+      v1::StreamTask* one = request.add_tasks();
+      one->set_sequence(first++);
+      *one->mutable_task() = task;
+    }
+    return request;
+  }
+
   // The next answer, which must come.
   v1::StreamTasksResponse Read() {
     v1::StreamTasksResponse response;
@@ -239,6 +255,111 @@ TEST_F(StreamTest, ARefusedTaskDoesNotEndTheStream) {
   EXPECT_EQ(AwaitInt("mine"), 2);
 }
 
+TEST_F(StreamTest, SeveralTasksOfAMessageAreAnsweredTogether) {
+  StartBoth();
+  Open();
+  const v1::StreamTasksResponse opening = Read();
+  EXPECT_EQ(opening.max_tasks(), 100);
+  EXPECT_EQ(opening.credit(), 1000);
+
+  v1::Task lost = MakeTask("add");
+  lost.set_routing_key("nowhere");
+  std::vector<v1::Task> tasks = {
+      MakeTask("add", {1, 1}, "first"), MakeTask("", {}),
+      MakeTask("add", {2, 2}),          lost,
+      MakeTask("add", {1, 1}, "first"), MakeTask("add", {2, 1}, "first")};
+  ASSERT_TRUE(WriteSeveral(40, tasks));
+  const v1::StreamTasksResponse answer = Read();
+  EXPECT_EQ(answer.credit(), 6);
+  EXPECT_EQ(answer.outcome_case(), v1::StreamTasksResponse::OUTCOME_NOT_SET);
+  ASSERT_EQ(answer.results_size(), 6);
+  for (int i = 0; i < 6; ++i) EXPECT_EQ(answer.results(i).sequence(), 40 + i);
+  EXPECT_EQ(answer.results(0).task_id(), "first");
+  EXPECT_FALSE(answer.results(0).replayed());
+  EXPECT_THAT(answer.results(1).status().message(),
+              StartsWith("tasks[1].task.name: is required"));
+  EXPECT_EQ(ReasonIn(answer.results(3).status()), reason::kQueueNotFound);
+  // An equal one is a repeat, as it is in a message of its own; another is not.
+  EXPECT_EQ(answer.results(4).task_id(), "first");
+  EXPECT_TRUE(answer.results(4).replayed());
+  EXPECT_EQ(ReasonIn(answer.results(5).status()), reason::kTaskIdExists);
+  EXPECT_EQ(AwaitInt("first"), 2);
+  EXPECT_EQ(AwaitInt(answer.results(2).task_id()), 4);
+
+  // Single ones may come between them.
+  ASSERT_TRUE(Write(7, MakeTask("add", {1, 2})));
+  EXPECT_EQ(Read().sequence(), 7);
+  ASSERT_TRUE(WriteSeveral(50, {MakeTask("add", {3, 4})}));
+  stream_->WritesDone();
+  const v1::StreamTasksResponse last = Read();
+  EXPECT_EQ(last.credit(), 1);
+  ASSERT_EQ(last.results_size(), 1);
+  EXPECT_EQ(AwaitInt(last.results(0).task_id()), 7);
+  EXPECT_TRUE(End().ok());
+}
+
+TEST_F(StreamTest, AWrongMessageOfSeveralIsRefusedTaskByTask) {
+  StartBoth();
+  Open();
+  Read();
+  ASSERT_TRUE(
+      WriteSeveral(1, std::vector<v1::Task>(101, MakeTask("add", {1, 1}))));
+  const v1::StreamTasksResponse many = Read();
+  EXPECT_EQ(many.credit(), 101);
+  ASSERT_EQ(many.results_size(), 101);
+  for (const v1::StreamTaskResult& result : many.results()) {
+    EXPECT_EQ(result.status().message(),
+              "tasks: has 101 entries; at most 100 are allowed");
+  }
+
+  v1::StreamTasksRequest both = Several(1, {MakeTask("add", {1, 1})});
+  both.set_sequence(9);
+  *both.mutable_task() = MakeTask("add", {1, 1});
+  ASSERT_TRUE(stream_->Write(both));
+  const v1::StreamTasksResponse neither = Read();
+  EXPECT_EQ(neither.credit(), 2);
+  EXPECT_EQ(neither.sequence(), 9);
+  EXPECT_EQ(neither.status().message(), "task: must not be set beside tasks");
+  ASSERT_EQ(neither.results_size(), 1);
+  EXPECT_EQ(neither.results(0).sequence(), 1);
+  EXPECT_EQ(ReasonIn(neither.results(0).status()), reason::kInvalidField);
+
+  v1::StreamTasksRequest empty;
+  empty.add_tasks()->set_sequence(3);
+  ASSERT_TRUE(stream_->Write(empty));
+  EXPECT_EQ(Read().results(0).status().message(),
+            "tasks[0].task: is required");
+  stream_->WritesDone();
+  EXPECT_TRUE(End().ok());
+}
+
+TEST_F(StreamTest, NoMoreMessagesOfSeveralAreReadThanTheCredit) {
+  StartServer({.sends = {.tasks = 1000, .bytes = INT64_MAX}});
+  broker_.Hold();
+  Open();
+  Read();
+  std::thread writer([this] {
+    for (int i = 0; i < 12; ++i) {
+      WriteSeveral(100 * i, std::vector<v1::Task>(100, MakeTask("add")));
+    }
+    stream_->WritesDone();
+  });
+  broker_.AwaitHeld(1000);
+  writer.join();
+  EXPECT_EQ(Get("unknown", absl::ZeroDuration(), nullptr).error_code(),
+            grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(broker_.Held(), 1000u);
+  broker_.Release();
+  for (int i = 0; i < 12; ++i) {
+    const v1::StreamTasksResponse answer = Read();
+    ASSERT_EQ(answer.results_size(), 100);
+    for (const v1::StreamTaskResult& result : answer.results()) {
+      EXPECT_TRUE(result.has_task_id()) << result.DebugString();
+    }
+  }
+  EXPECT_TRUE(End().ok());
+}
+
 // The credit is what is in flight at most, also for a client that ignores it.
 // What was read beyond it would be one too many for the gateway.
 TEST_F(StreamTest, NoMoreIsReadThanTheCredit) {
@@ -275,6 +396,11 @@ TEST_F(StreamTest, DrainAnswersWhatWasTakenAndEndsTheStream) {
   const v1::StreamTasksResponse refused = Read();
   EXPECT_EQ(refused.sequence(), 2);
   EXPECT_EQ(ReasonIn(refused.status()), reason::kDraining);
+  ASSERT_TRUE(WriteSeveral(3, {MakeTask("add"), MakeTask("add")}));
+  const v1::StreamTasksResponse several = Read();
+  ASSERT_EQ(several.results_size(), 2);
+  EXPECT_EQ(several.results(1).sequence(), 4);
+  EXPECT_EQ(ReasonIn(several.results(1).status()), reason::kDraining);
   broker_.Release();
   EXPECT_TRUE(Read().has_task_id());
   const grpc::Status status = End();

@@ -1582,13 +1582,17 @@ func (*SendTaskResult_TaskId) isSendTaskResult_Outcome() {}
 
 func (*SendTaskResult_Status) isSendTaskResult_Outcome() {}
 
-// A task of a stream.
+// A task of a stream, or several.
 type StreamTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Any number by which the client knows the answer. Default 0.
 	Sequence int64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// The task. Required.
-	Task          *Task `protobuf:"bytes,2,opt,name=task,proto3" json:"task,omitempty"`
+	// The task. Required without `tasks`.
+	Task *Task `protobuf:"bytes,2,opt,name=task,proto3" json:"task,omitempty"`
+	// In place of `sequence` and `task`: tasks that are ready at the same time, at
+	// most as many as the first answer's max_tasks. They cost the client and the
+	// gateway half of what as many messages do, and are answered together.
+	Tasks         []*StreamTask `protobuf:"bytes,3,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1637,13 +1641,75 @@ func (x *StreamTasksRequest) GetTask() *Task {
 	return nil
 }
 
-// What became of a task of a stream. The first one of a stream is about no task:
-// it has a credit alone.
+func (x *StreamTasksRequest) GetTasks() []*StreamTask {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+// One of several tasks in a message of a stream.
+type StreamTask struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Any number by which the client knows the answer. Default 0.
+	Sequence int64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// The task. Required.
+	Task          *Task `protobuf:"bytes,2,opt,name=task,proto3" json:"task,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamTask) Reset() {
+	*x = StreamTask{}
+	mi := &file_penstock_v1_gateway_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamTask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamTask) ProtoMessage() {}
+
+func (x *StreamTask) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_gateway_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamTask.ProtoReflect.Descriptor instead.
+func (*StreamTask) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_gateway_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *StreamTask) GetSequence() int64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *StreamTask) GetTask() *Task {
+	if x != nil {
+		return x.Task
+	}
+	return nil
+}
+
+// What became of a task of a stream, or of several. The first one of a stream is
+// about no task: it has a credit, and max_tasks.
 type StreamTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The number that came with the task.
 	Sequence int64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// Whether it was accepted.
+	// Whether it was accepted. Unset where the answer is about `results`.
 	//
 	// Types that are valid to be assigned to Outcome:
 	//
@@ -1653,14 +1719,19 @@ type StreamTasksResponse struct {
 	// How many more tasks may be sent than before this answer.
 	Credit int32 `protobuf:"varint,4,opt,name=credit,proto3" json:"credit,omitempty"`
 	// An equal task had been accepted under this id before: it runs once.
-	Replayed      bool `protobuf:"varint,5,opt,name=replayed,proto3" json:"replayed,omitempty"`
+	Replayed bool `protobuf:"varint,5,opt,name=replayed,proto3" json:"replayed,omitempty"`
+	// What became of the `tasks` of a message, in their order.
+	Results []*StreamTaskResult `protobuf:"bytes,6,rep,name=results,proto3" json:"results,omitempty"`
+	// In the first answer: how many `tasks` a message may have. 0: none, each task
+	// is a message of its own.
+	MaxTasks      int32 `protobuf:"varint,7,opt,name=max_tasks,json=maxTasks,proto3" json:"max_tasks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StreamTasksResponse) Reset() {
 	*x = StreamTasksResponse{}
-	mi := &file_penstock_v1_gateway_proto_msgTypes[25]
+	mi := &file_penstock_v1_gateway_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1672,7 +1743,7 @@ func (x *StreamTasksResponse) String() string {
 func (*StreamTasksResponse) ProtoMessage() {}
 
 func (x *StreamTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_penstock_v1_gateway_proto_msgTypes[25]
+	mi := &file_penstock_v1_gateway_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1685,7 +1756,7 @@ func (x *StreamTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamTasksResponse.ProtoReflect.Descriptor instead.
 func (*StreamTasksResponse) Descriptor() ([]byte, []int) {
-	return file_penstock_v1_gateway_proto_rawDescGZIP(), []int{25}
+	return file_penstock_v1_gateway_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StreamTasksResponse) GetSequence() int64 {
@@ -1734,6 +1805,20 @@ func (x *StreamTasksResponse) GetReplayed() bool {
 	return false
 }
 
+func (x *StreamTasksResponse) GetResults() []*StreamTaskResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *StreamTasksResponse) GetMaxTasks() int32 {
+	if x != nil {
+		return x.MaxTasks
+	}
+	return 0
+}
+
 type isStreamTasksResponse_Outcome interface {
 	isStreamTasksResponse_Outcome()
 }
@@ -1752,6 +1837,112 @@ type StreamTasksResponse_Status struct {
 func (*StreamTasksResponse_TaskId) isStreamTasksResponse_Outcome() {}
 
 func (*StreamTasksResponse_Status) isStreamTasksResponse_Outcome() {}
+
+// What became of one of several tasks in a message of a stream.
+type StreamTaskResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number that came with the task.
+	Sequence int64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Whether it was accepted.
+	//
+	// Types that are valid to be assigned to Outcome:
+	//
+	//	*StreamTaskResult_TaskId
+	//	*StreamTaskResult_Status
+	Outcome isStreamTaskResult_Outcome `protobuf_oneof:"outcome"`
+	// An equal task had been accepted under this id before: it runs once.
+	Replayed      bool `protobuf:"varint,4,opt,name=replayed,proto3" json:"replayed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamTaskResult) Reset() {
+	*x = StreamTaskResult{}
+	mi := &file_penstock_v1_gateway_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamTaskResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamTaskResult) ProtoMessage() {}
+
+func (x *StreamTaskResult) ProtoReflect() protoreflect.Message {
+	mi := &file_penstock_v1_gateway_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamTaskResult.ProtoReflect.Descriptor instead.
+func (*StreamTaskResult) Descriptor() ([]byte, []int) {
+	return file_penstock_v1_gateway_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *StreamTaskResult) GetSequence() int64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *StreamTaskResult) GetOutcome() isStreamTaskResult_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return nil
+}
+
+func (x *StreamTaskResult) GetTaskId() string {
+	if x != nil {
+		if x, ok := x.Outcome.(*StreamTaskResult_TaskId); ok {
+			return x.TaskId
+		}
+	}
+	return ""
+}
+
+func (x *StreamTaskResult) GetStatus() *status.Status {
+	if x != nil {
+		if x, ok := x.Outcome.(*StreamTaskResult_Status); ok {
+			return x.Status
+		}
+	}
+	return nil
+}
+
+func (x *StreamTaskResult) GetReplayed() bool {
+	if x != nil {
+		return x.Replayed
+	}
+	return false
+}
+
+type isStreamTaskResult_Outcome interface {
+	isStreamTaskResult_Outcome()
+}
+
+type StreamTaskResult_TaskId struct {
+	// It was: its id.
+	TaskId string `protobuf:"bytes,2,opt,name=task_id,json=taskId,proto3,oneof"`
+}
+
+type StreamTaskResult_Status struct {
+	// It was not: the error that SendTask would have ended with, with its
+	// details. The stream goes on.
+	Status *status.Status `protobuf:"bytes,3,opt,name=status,proto3,oneof"`
+}
+
+func (*StreamTaskResult_TaskId) isStreamTaskResult_Outcome() {}
+
+func (*StreamTaskResult_Status) isStreamTaskResult_Outcome() {}
 
 var File_penstock_v1_gateway_proto protoreflect.FileDescriptor
 
@@ -1852,16 +2043,29 @@ const file_penstock_v1_gateway_proto_rawDesc = "" +
 	"\atask_id\x18\x01 \x01(\tH\x00R\x06taskId\x12,\n" +
 	"\x06status\x18\x02 \x01(\v2\x12.google.rpc.StatusH\x00R\x06status\x12\x1a\n" +
 	"\breplayed\x18\x03 \x01(\bR\breplayedB\t\n" +
-	"\aoutcome\"W\n" +
+	"\aoutcome\"\x86\x01\n" +
 	"\x12StreamTasksRequest\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12%\n" +
-	"\x04task\x18\x02 \x01(\v2\x11.penstock.v1.TaskR\x04task\"\xb9\x01\n" +
+	"\x04task\x18\x02 \x01(\v2\x11.penstock.v1.TaskR\x04task\x12-\n" +
+	"\x05tasks\x18\x03 \x03(\v2\x17.penstock.v1.StreamTaskR\x05tasks\"O\n" +
+	"\n" +
+	"StreamTask\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12%\n" +
+	"\x04task\x18\x02 \x01(\v2\x11.penstock.v1.TaskR\x04task\"\x8f\x02\n" +
 	"\x13StreamTasksResponse\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12\x19\n" +
 	"\atask_id\x18\x02 \x01(\tH\x00R\x06taskId\x12,\n" +
 	"\x06status\x18\x03 \x01(\v2\x12.google.rpc.StatusH\x00R\x06status\x12\x16\n" +
 	"\x06credit\x18\x04 \x01(\x05R\x06credit\x12\x1a\n" +
-	"\breplayed\x18\x05 \x01(\bR\breplayedB\t\n" +
+	"\breplayed\x18\x05 \x01(\bR\breplayed\x127\n" +
+	"\aresults\x18\x06 \x03(\v2\x1d.penstock.v1.StreamTaskResultR\aresults\x12\x1b\n" +
+	"\tmax_tasks\x18\a \x01(\x05R\bmaxTasksB\t\n" +
+	"\aoutcome\"\x9e\x01\n" +
+	"\x10StreamTaskResult\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12\x19\n" +
+	"\atask_id\x18\x02 \x01(\tH\x00R\x06taskId\x12,\n" +
+	"\x06status\x18\x03 \x01(\v2\x12.google.rpc.StatusH\x00R\x06status\x12\x1a\n" +
+	"\breplayed\x18\x04 \x01(\bR\breplayedB\t\n" +
 	"\aoutcome2\xdc\a\n" +
 	"\x0eGatewayService\x12G\n" +
 	"\bSendTask\x12\x1c.penstock.v1.SendTaskRequest\x1a\x1d.penstock.v1.SendTaskResponse\x12J\n" +
@@ -1892,7 +2096,7 @@ func file_penstock_v1_gateway_proto_rawDescGZIP() []byte {
 	return file_penstock_v1_gateway_proto_rawDescData
 }
 
-var file_penstock_v1_gateway_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_penstock_v1_gateway_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_penstock_v1_gateway_proto_goTypes = []any{
 	(*SendTaskRequest)(nil),        // 0: penstock.v1.SendTaskRequest
 	(*SendTaskResponse)(nil),       // 1: penstock.v1.SendTaskResponse
@@ -1919,67 +2123,73 @@ var file_penstock_v1_gateway_proto_goTypes = []any{
 	(*BatchSendTasksResponse)(nil), // 22: penstock.v1.BatchSendTasksResponse
 	(*SendTaskResult)(nil),         // 23: penstock.v1.SendTaskResult
 	(*StreamTasksRequest)(nil),     // 24: penstock.v1.StreamTasksRequest
-	(*StreamTasksResponse)(nil),    // 25: penstock.v1.StreamTasksResponse
-	(*Task)(nil),                   // 26: penstock.v1.Task
-	(*durationpb.Duration)(nil),    // 27: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 28: google.protobuf.Timestamp
-	(*TaskState)(nil),              // 29: penstock.v1.TaskState
-	(*GroupState)(nil),             // 30: penstock.v1.GroupState
-	(*status.Status)(nil),          // 31: google.rpc.Status
+	(*StreamTask)(nil),             // 25: penstock.v1.StreamTask
+	(*StreamTasksResponse)(nil),    // 26: penstock.v1.StreamTasksResponse
+	(*StreamTaskResult)(nil),       // 27: penstock.v1.StreamTaskResult
+	(*Task)(nil),                   // 28: penstock.v1.Task
+	(*durationpb.Duration)(nil),    // 29: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 30: google.protobuf.Timestamp
+	(*TaskState)(nil),              // 31: penstock.v1.TaskState
+	(*GroupState)(nil),             // 32: penstock.v1.GroupState
+	(*status.Status)(nil),          // 33: google.rpc.Status
 }
 var file_penstock_v1_gateway_proto_depIdxs = []int32{
-	26, // 0: penstock.v1.SendTaskRequest.task:type_name -> penstock.v1.Task
-	27, // 1: penstock.v1.SendTaskRequest.wait:type_name -> google.protobuf.Duration
-	28, // 2: penstock.v1.SendTaskResponse.create_time:type_name -> google.protobuf.Timestamp
-	29, // 3: penstock.v1.SendTaskResponse.state:type_name -> penstock.v1.TaskState
-	26, // 4: penstock.v1.SendGroupRequest.tasks:type_name -> penstock.v1.Task
-	26, // 5: penstock.v1.SendChainRequest.tasks:type_name -> penstock.v1.Task
-	26, // 6: penstock.v1.SendChordRequest.tasks:type_name -> penstock.v1.Task
-	26, // 7: penstock.v1.SendChordRequest.callback:type_name -> penstock.v1.Task
-	26, // 8: penstock.v1.SendChordRequest.on_failure:type_name -> penstock.v1.Task
-	27, // 9: penstock.v1.GetStateRequest.wait:type_name -> google.protobuf.Duration
-	29, // 10: penstock.v1.GetStateResponse.state:type_name -> penstock.v1.TaskState
-	29, // 11: penstock.v1.BatchGetStatesResponse.states:type_name -> penstock.v1.TaskState
-	27, // 12: penstock.v1.GetGroupStateRequest.wait:type_name -> google.protobuf.Duration
-	30, // 13: penstock.v1.GetGroupStateResponse.group:type_name -> penstock.v1.GroupState
-	29, // 14: penstock.v1.WatchStateResponse.state:type_name -> penstock.v1.TaskState
+	28, // 0: penstock.v1.SendTaskRequest.task:type_name -> penstock.v1.Task
+	29, // 1: penstock.v1.SendTaskRequest.wait:type_name -> google.protobuf.Duration
+	30, // 2: penstock.v1.SendTaskResponse.create_time:type_name -> google.protobuf.Timestamp
+	31, // 3: penstock.v1.SendTaskResponse.state:type_name -> penstock.v1.TaskState
+	28, // 4: penstock.v1.SendGroupRequest.tasks:type_name -> penstock.v1.Task
+	28, // 5: penstock.v1.SendChainRequest.tasks:type_name -> penstock.v1.Task
+	28, // 6: penstock.v1.SendChordRequest.tasks:type_name -> penstock.v1.Task
+	28, // 7: penstock.v1.SendChordRequest.callback:type_name -> penstock.v1.Task
+	28, // 8: penstock.v1.SendChordRequest.on_failure:type_name -> penstock.v1.Task
+	29, // 9: penstock.v1.GetStateRequest.wait:type_name -> google.protobuf.Duration
+	31, // 10: penstock.v1.GetStateResponse.state:type_name -> penstock.v1.TaskState
+	31, // 11: penstock.v1.BatchGetStatesResponse.states:type_name -> penstock.v1.TaskState
+	29, // 12: penstock.v1.GetGroupStateRequest.wait:type_name -> google.protobuf.Duration
+	32, // 13: penstock.v1.GetGroupStateResponse.group:type_name -> penstock.v1.GroupState
+	31, // 14: penstock.v1.WatchStateResponse.state:type_name -> penstock.v1.TaskState
 	16, // 15: penstock.v1.WatchStateResponse.keepalive:type_name -> penstock.v1.Keepalive
-	29, // 16: penstock.v1.CancelTaskResponse.state:type_name -> penstock.v1.TaskState
-	30, // 17: penstock.v1.CancelGroupResponse.group:type_name -> penstock.v1.GroupState
-	26, // 18: penstock.v1.BatchSendTasksRequest.tasks:type_name -> penstock.v1.Task
+	31, // 16: penstock.v1.CancelTaskResponse.state:type_name -> penstock.v1.TaskState
+	32, // 17: penstock.v1.CancelGroupResponse.group:type_name -> penstock.v1.GroupState
+	28, // 18: penstock.v1.BatchSendTasksRequest.tasks:type_name -> penstock.v1.Task
 	23, // 19: penstock.v1.BatchSendTasksResponse.results:type_name -> penstock.v1.SendTaskResult
-	31, // 20: penstock.v1.SendTaskResult.status:type_name -> google.rpc.Status
-	26, // 21: penstock.v1.StreamTasksRequest.task:type_name -> penstock.v1.Task
-	31, // 22: penstock.v1.StreamTasksResponse.status:type_name -> google.rpc.Status
-	0,  // 23: penstock.v1.GatewayService.SendTask:input_type -> penstock.v1.SendTaskRequest
-	2,  // 24: penstock.v1.GatewayService.SendGroup:input_type -> penstock.v1.SendGroupRequest
-	4,  // 25: penstock.v1.GatewayService.SendChain:input_type -> penstock.v1.SendChainRequest
-	6,  // 26: penstock.v1.GatewayService.SendChord:input_type -> penstock.v1.SendChordRequest
-	8,  // 27: penstock.v1.GatewayService.GetState:input_type -> penstock.v1.GetStateRequest
-	10, // 28: penstock.v1.GatewayService.BatchGetStates:input_type -> penstock.v1.BatchGetStatesRequest
-	12, // 29: penstock.v1.GatewayService.GetGroupState:input_type -> penstock.v1.GetGroupStateRequest
-	14, // 30: penstock.v1.GatewayService.WatchState:input_type -> penstock.v1.WatchStateRequest
-	17, // 31: penstock.v1.GatewayService.CancelTask:input_type -> penstock.v1.CancelTaskRequest
-	19, // 32: penstock.v1.GatewayService.CancelGroup:input_type -> penstock.v1.CancelGroupRequest
-	21, // 33: penstock.v1.GatewayService.BatchSendTasks:input_type -> penstock.v1.BatchSendTasksRequest
-	24, // 34: penstock.v1.GatewayService.StreamTasks:input_type -> penstock.v1.StreamTasksRequest
-	1,  // 35: penstock.v1.GatewayService.SendTask:output_type -> penstock.v1.SendTaskResponse
-	3,  // 36: penstock.v1.GatewayService.SendGroup:output_type -> penstock.v1.SendGroupResponse
-	5,  // 37: penstock.v1.GatewayService.SendChain:output_type -> penstock.v1.SendChainResponse
-	7,  // 38: penstock.v1.GatewayService.SendChord:output_type -> penstock.v1.SendChordResponse
-	9,  // 39: penstock.v1.GatewayService.GetState:output_type -> penstock.v1.GetStateResponse
-	11, // 40: penstock.v1.GatewayService.BatchGetStates:output_type -> penstock.v1.BatchGetStatesResponse
-	13, // 41: penstock.v1.GatewayService.GetGroupState:output_type -> penstock.v1.GetGroupStateResponse
-	15, // 42: penstock.v1.GatewayService.WatchState:output_type -> penstock.v1.WatchStateResponse
-	18, // 43: penstock.v1.GatewayService.CancelTask:output_type -> penstock.v1.CancelTaskResponse
-	20, // 44: penstock.v1.GatewayService.CancelGroup:output_type -> penstock.v1.CancelGroupResponse
-	22, // 45: penstock.v1.GatewayService.BatchSendTasks:output_type -> penstock.v1.BatchSendTasksResponse
-	25, // 46: penstock.v1.GatewayService.StreamTasks:output_type -> penstock.v1.StreamTasksResponse
-	35, // [35:47] is the sub-list for method output_type
-	23, // [23:35] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	33, // 20: penstock.v1.SendTaskResult.status:type_name -> google.rpc.Status
+	28, // 21: penstock.v1.StreamTasksRequest.task:type_name -> penstock.v1.Task
+	25, // 22: penstock.v1.StreamTasksRequest.tasks:type_name -> penstock.v1.StreamTask
+	28, // 23: penstock.v1.StreamTask.task:type_name -> penstock.v1.Task
+	33, // 24: penstock.v1.StreamTasksResponse.status:type_name -> google.rpc.Status
+	27, // 25: penstock.v1.StreamTasksResponse.results:type_name -> penstock.v1.StreamTaskResult
+	33, // 26: penstock.v1.StreamTaskResult.status:type_name -> google.rpc.Status
+	0,  // 27: penstock.v1.GatewayService.SendTask:input_type -> penstock.v1.SendTaskRequest
+	2,  // 28: penstock.v1.GatewayService.SendGroup:input_type -> penstock.v1.SendGroupRequest
+	4,  // 29: penstock.v1.GatewayService.SendChain:input_type -> penstock.v1.SendChainRequest
+	6,  // 30: penstock.v1.GatewayService.SendChord:input_type -> penstock.v1.SendChordRequest
+	8,  // 31: penstock.v1.GatewayService.GetState:input_type -> penstock.v1.GetStateRequest
+	10, // 32: penstock.v1.GatewayService.BatchGetStates:input_type -> penstock.v1.BatchGetStatesRequest
+	12, // 33: penstock.v1.GatewayService.GetGroupState:input_type -> penstock.v1.GetGroupStateRequest
+	14, // 34: penstock.v1.GatewayService.WatchState:input_type -> penstock.v1.WatchStateRequest
+	17, // 35: penstock.v1.GatewayService.CancelTask:input_type -> penstock.v1.CancelTaskRequest
+	19, // 36: penstock.v1.GatewayService.CancelGroup:input_type -> penstock.v1.CancelGroupRequest
+	21, // 37: penstock.v1.GatewayService.BatchSendTasks:input_type -> penstock.v1.BatchSendTasksRequest
+	24, // 38: penstock.v1.GatewayService.StreamTasks:input_type -> penstock.v1.StreamTasksRequest
+	1,  // 39: penstock.v1.GatewayService.SendTask:output_type -> penstock.v1.SendTaskResponse
+	3,  // 40: penstock.v1.GatewayService.SendGroup:output_type -> penstock.v1.SendGroupResponse
+	5,  // 41: penstock.v1.GatewayService.SendChain:output_type -> penstock.v1.SendChainResponse
+	7,  // 42: penstock.v1.GatewayService.SendChord:output_type -> penstock.v1.SendChordResponse
+	9,  // 43: penstock.v1.GatewayService.GetState:output_type -> penstock.v1.GetStateResponse
+	11, // 44: penstock.v1.GatewayService.BatchGetStates:output_type -> penstock.v1.BatchGetStatesResponse
+	13, // 45: penstock.v1.GatewayService.GetGroupState:output_type -> penstock.v1.GetGroupStateResponse
+	15, // 46: penstock.v1.GatewayService.WatchState:output_type -> penstock.v1.WatchStateResponse
+	18, // 47: penstock.v1.GatewayService.CancelTask:output_type -> penstock.v1.CancelTaskResponse
+	20, // 48: penstock.v1.GatewayService.CancelGroup:output_type -> penstock.v1.CancelGroupResponse
+	22, // 49: penstock.v1.GatewayService.BatchSendTasks:output_type -> penstock.v1.BatchSendTasksResponse
+	26, // 50: penstock.v1.GatewayService.StreamTasks:output_type -> penstock.v1.StreamTasksResponse
+	39, // [39:51] is the sub-list for method output_type
+	27, // [27:39] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_penstock_v1_gateway_proto_init() }
@@ -1997,9 +2207,13 @@ func file_penstock_v1_gateway_proto_init() {
 		(*SendTaskResult_TaskId)(nil),
 		(*SendTaskResult_Status)(nil),
 	}
-	file_penstock_v1_gateway_proto_msgTypes[25].OneofWrappers = []any{
+	file_penstock_v1_gateway_proto_msgTypes[26].OneofWrappers = []any{
 		(*StreamTasksResponse_TaskId)(nil),
 		(*StreamTasksResponse_Status)(nil),
+	}
+	file_penstock_v1_gateway_proto_msgTypes[27].OneofWrappers = []any{
+		(*StreamTaskResult_TaskId)(nil),
+		(*StreamTaskResult_Status)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2007,7 +2221,7 @@ func file_penstock_v1_gateway_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_penstock_v1_gateway_proto_rawDesc), len(file_penstock_v1_gateway_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -114,7 +114,9 @@ type GatewayServiceClient interface {
 	BatchSendTasks(ctx context.Context, in *BatchSendTasksRequest, opts ...grpc.CallOption) (*BatchSendTasksResponse, error)
 	// Sends tasks as they come, and answers each when it is accepted or refused,
 	// in the order in which that happens. The first answer says how many tasks may
-	// be without an answer; past that the gateway does not read on. The stream ends
+	// be without an answer; past that the gateway does not read on. It says too how
+	// many may go in one message, at half the cost, those that are ready together.
+	// The stream ends
 	// with OK when the client has sent its last task and all are answered. When it
 	// breaks, give the tasks that were not answered to another stream: with ids of
 	// the client's own they are accepted once. Codes: see the top of this file.
@@ -317,7 +319,9 @@ type GatewayServiceServer interface {
 	BatchSendTasks(context.Context, *BatchSendTasksRequest) (*BatchSendTasksResponse, error)
 	// Sends tasks as they come, and answers each when it is accepted or refused,
 	// in the order in which that happens. The first answer says how many tasks may
-	// be without an answer; past that the gateway does not read on. The stream ends
+	// be without an answer; past that the gateway does not read on. It says too how
+	// many may go in one message, at half the cost, those that are ready together.
+	// The stream ends
 	// with OK when the client has sent its last task and all are answered. When it
 	// breaks, give the tasks that were not answered to another stream: with ids of
 	// the client's own they are accepted once. Codes: see the top of this file.
