@@ -564,9 +564,11 @@ class Answers {
   std::vector<absl::Status> errors_ ABSL_GUARDED_BY(mu_);
 };
 
-void GiveCredit(ScriptedGateway::Stream& stream, int credit) {
+void GiveCredit(ScriptedGateway::Stream& stream, int credit,
+                int max_tasks = 0) {
   v1::StreamTasksResponse opening;
   opening.set_credit(credit);
+  opening.set_max_tasks(max_tasks);
   stream.Write(opening);
 }
 
@@ -667,6 +669,59 @@ TEST(ClientStreamTest, RefusedForNowIsSentAgain) {
   stream.Close();
   EXPECT_EQ(tries, 3);
   EXPECT_THAT(answers.ids(), ElementsAre("mine"));
+}
+
+TEST(ClientStreamTest, TasksThatAreReadyTogetherShareAMessage) {
+  ScriptedGateway gateway;
+  absl::Notification all_are_ready;
+  std::vector<std::vector<std::string>> messages;  // the tasks of each
+  gateway.on_stream = [&](int call, ScriptedGateway::Stream* stream) {
+    all_are_ready.WaitForNotification();
+    GiveCredit(*stream, 10, /*max_tasks=*/4);
+    v1::StreamTasksRequest request;
+    while (stream->Read(&request)) {
+      std::vector<std::string>& ids = messages.emplace_back();
+      v1::StreamTasksResponse answer;
+      for (const v1::StreamTask& task : request.tasks()) {
+        ids.push_back(task.task().id());
+        v1::StreamTaskResult* result = answer.add_results();
+        result->set_sequence(task.sequence());
+        if (call == 1 && task.task().id() == "task_1") {
+          result->mutable_status()->set_code(grpc::StatusCode::UNAVAILABLE);
+        } else {
+          result->set_task_id(task.task().id());
+        }
+      }
+      if (request.has_task()) {
+        ids.push_back(request.task().id());
+        Accept(request, *stream);
+        continue;
+      }
+      answer.set_credit(request.tasks_size());
+      stream->Write(answer);
+      // The rest of them goes over the next one.
+      if (call == 1 && messages.size() == 2) return Unavailable();
+    }
+    return grpc::Status::OK;
+  };
+  Client client(gateway.address());
+  Answers answers;
+  client::TaskStream stream = client.OpenStream();
+  for (int i = 0; i < 13; ++i) {
+    stream.Send({.name = "f", .id = absl::StrCat("task_", i)}, answers.Next());
+  }
+  all_are_ready.Notify();
+  stream.Close();
+  EXPECT_EQ(gateway.calls, 2);
+  EXPECT_THAT(answers.ids(), SizeIs(13));
+  ASSERT_GE(messages.size(), 4u);
+  EXPECT_THAT(messages[0], ElementsAre("task_0", "task_1", "task_2", "task_3"));
+  EXPECT_THAT(messages[1], ElementsAre("task_4", "task_5", "task_6", "task_7"));
+  // One was refused for now, none of the others is sent twice.
+  std::multiset<std::string> sent;
+  for (const auto& ids : messages) sent.insert(ids.begin(), ids.end());
+  EXPECT_EQ(sent.count("task_1"), 2u);
+  EXPECT_EQ(sent.size(), 14u);
 }
 
 TEST(ClientStreamTest, GivesUpWhenNothingIsAnswered) {

@@ -27,7 +27,7 @@ class Stream::Connection final
     StartCall();
   }
 
-  // The one that is written next.
+  // What is written next.
   v1::StreamTasksRequest& request() { return request_; }
 
   void Write(bool more) {
@@ -123,12 +123,9 @@ void Stream::Pump() {
       act = kBegin;
     } else if (writing_ || read_all_ || !ready_) {
       return;
-    } else if (!unsent_.empty() && credit_ > 0) {
-      Open& next = open_.at(unsent_.front());
-      unsent_.pop_front();
-      next.where = Open::kSent;
-      connection_->request() = next.request;
-      more = --credit_ > 0 && !unsent_.empty();
+    } else if (const size_t count = NextWrite(); count > 0) {
+      FillLocked(count, connection_->request());
+      more = NextWrite() > 0;
       writing_ = true;
       act = kWrite;
     } else if (closed_ && open_.empty() && !wrote_all_) {
@@ -149,47 +146,80 @@ void Stream::Pump() {
   }
 }
 
-void Stream::OnAnswer(const v1::StreamTasksResponse& response) {
-  TaskStream::Answer answer;
-  absl::StatusOr<TaskHandle> outcome = absl::UnknownError("");
-  {
-    absl::MutexLock lock(&mu_);
-    if (!ready_ && response.credit() > 0) window_ = response.credit();
-    ready_ = true;
-    credit_ += response.credit();
-    const auto found = open_.find(response.sequence());
-    if (response.outcome_case() != v1::StreamTasksResponse::OUTCOME_NOT_SET &&
-        found != open_.end()) {
-      failing_ = false;
-      Open& open = found->second;
-      std::optional<absl::Duration> pause;
-      if (response.has_status()) {
-        const absl::Status error = StatusFrom(response.status());
-        const absl::Time now = absl::Now();
-        if (!open.backoff.has_value()) open.backoff.emplace(now + budget_);
-        if (IsRetryable(error)) pause = open.backoff->Next(error, now);
-        outcome = error;
-      } else {
-        outcome = TaskHandle(core_, response.task_id(), response.replayed());
-      }
-      if (pause.has_value()) {
-        open.where = Open::kPausing;
-        After(*pause, [self = shared_from_this(), sequence = found->first] {
-          self->SendAgain(sequence);
-        });
-      } else {
-        answer = std::move(open.answer);
-        open_.erase(found);
-        ++telling_;
-      }
+// Those that are ready, and never waits for more.
+size_t Stream::NextWrite() const {
+  return std::min({static_cast<size_t>(std::max(credit_, 0)), unsent_.size(),
+                   static_cast<size_t>(std::max(max_tasks_, 1))});
+}
+
+void Stream::FillLocked(size_t count, v1::StreamTasksRequest& request) {
+  request.Clear();
+  for (size_t i = 0; i < count; ++i) {
+    Open& next = open_.at(unsent_.front());
+    unsent_.pop_front();
+    next.where = Open::kSent;
+    if (count > 1) {
+      *request.add_tasks() = next.request;
+    } else {
+      request.set_sequence(next.request.sequence());
+      *request.mutable_task() = next.request.task();
     }
   }
-  if (answer != nullptr) {
-    std::move(answer)(std::move(outcome));
+  credit_ -= static_cast<int>(count);
+}
+
+void Stream::OnAnswer(const v1::StreamTasksResponse& response) {
+  std::vector<Told> told;
+  {
+    absl::MutexLock lock(&mu_);
+    if (!ready_) {
+      if (response.credit() > 0) window_ = response.credit();
+      max_tasks_ = response.max_tasks();
+    }
+    ready_ = true;
+    credit_ += response.credit();
+    if (response.outcome_case() != v1::StreamTasksResponse::OUTCOME_NOT_SET) {
+      SettleLocked(response, told);
+    }
+    for (const v1::StreamTaskResult& result : response.results()) {
+      SettleLocked(result, told);
+    }
+    telling_ += static_cast<int>(told.size());
+  }
+  for (Told& each : told) {
+    std::move(each.answer)(std::move(each.outcome));
     absl::MutexLock lock(&mu_);
     --telling_;
   }
   Pump();
+}
+
+template <typename Result>
+void Stream::SettleLocked(const Result& result, std::vector<Told>& told) {
+  const auto found = open_.find(result.sequence());
+  if (found == open_.end()) return;
+  failing_ = false;
+  Open& open = found->second;
+  if (!result.has_status()) {
+    told.push_back({std::move(open.answer),
+                    TaskHandle(core_, result.task_id(), result.replayed())});
+    open_.erase(found);
+    return;
+  }
+  const absl::Status error = StatusFrom(result.status());
+  const absl::Time now = absl::Now();
+  if (!open.backoff.has_value()) open.backoff.emplace(now + budget_);
+  std::optional<absl::Duration> pause;
+  if (IsRetryable(error)) pause = open.backoff->Next(error, now);
+  if (!pause.has_value()) {
+    told.push_back({std::move(open.answer), error});
+    open_.erase(found);
+    return;
+  }
+  open.where = Open::kPausing;
+  After(*pause, [self = shared_from_this(), sequence = found->first] {
+    self->SendAgain(sequence);
+  });
 }
 
 void Stream::SendAgain(int64_t sequence) {
@@ -233,7 +263,7 @@ void Stream::OnEnd(const absl::Status& status) {
     absl::MutexLock lock(&mu_);
     connection_ = nullptr;
     ready_ = writing_ = read_all_ = wrote_all_ = false;
-    credit_ = 0;
+    credit_ = max_tasks_ = 0;
     const absl::Time now = absl::Now();
     if (!failing_) backoff_.Reset(now + budget_);
     failing_ = !open_.empty();

@@ -31,7 +31,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
   // A task without an answer.
   struct Open {
     enum { kUnsent, kSent, kPausing } where = kUnsent;
-    v1::StreamTasksRequest request;
+    v1::StreamTask request;
     TaskStream::Answer answer;
     std::optional<Backoff> backoff;  // once it was refused
   };
@@ -42,8 +42,23 @@ class Stream : public std::enable_shared_from_this<Stream> {
   void OnReadEnd();
   void OnEnd(const absl::Status& status);
 
-  // Does what can be done now: connects, writes the next task, ends.
+  // Does what can be done now: connects, writes the next tasks, ends.
   void Pump();
+  // How many may go into the next message; it is filled with so many.
+  size_t NextWrite() const ABSL_SHARED_LOCKS_REQUIRED(mu_);
+  void FillLocked(size_t count, v1::StreamTasksRequest& request)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // What the caller is to be told.
+  struct Told {
+    TaskStream::Answer answer;
+    absl::StatusOr<TaskHandle> outcome;
+  };
+  // `result`: a StreamTasksResponse with an outcome, or a StreamTaskResult.
+  template <typename Result>
+  void SettleLocked(const Result& result, std::vector<Told>& told)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   // A task that was refused is sent again.
   void SendAgain(int64_t sequence);
 
@@ -78,6 +93,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
   bool read_all_ ABSL_GUARDED_BY(mu_) = false;
   bool wrote_all_ ABSL_GUARDED_BY(mu_) = false;
   int credit_ ABSL_GUARDED_BY(mu_) = 0;
+  int max_tasks_ ABSL_GUARDED_BY(mu_) = 0;  // of a message; 0: no more than one
 };
 
 }  // namespace penstock::client::internal
