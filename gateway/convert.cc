@@ -380,10 +380,9 @@ class Reader {
 
   // The same of a request whose only task it is.
   template <typename Request>
-  absl::StatusOr<TaskCall> ReadOnly(const Request& request,
-                                    const std::string& path = "task") {
-    if (request.has_task()) return ReadOne(request.task(), path);
-    findings_.Add(path, "is required");
+  absl::StatusOr<TaskCall> ReadOnly(const Request& request) {
+    if (request.has_task()) return ReadOne(request.task(), "task");
+    findings_.Add("task", "is required");
     return findings_.status();
   }
 
@@ -963,10 +962,9 @@ absl::StatusOr<TaskCall> ReadStreamTask(const v1::StreamTasksRequest& request,
   return Reader(intake).ReadOnly(request);
 }
 
-absl::StatusOr<TaskCall> ReadStreamTask(const v1::StreamTasksRequest& request,
-                                        int index, const Intake& intake) {
-  return Reader(intake).ReadOnly(request.tasks(index),
-                                 absl::StrCat("tasks[", index, "].task"));
+absl::StatusOr<TaskCall> ReadStreamTask(const v1::StreamTask& request,
+                                        const Intake& intake) {
+  return Reader(intake).ReadOnly(request);
 }
 
 absl::Status CheckStreamTasks(const v1::StreamTasksRequest& request) {

@@ -87,11 +87,12 @@ absl::Duration WaitOf(const v1::SendTaskRequest& request);
 inline constexpr int kMaxStreamTasks = 100;
 // What is wrong with a message of `tasks` as a whole.
 absl::Status CheckStreamTasks(const v1::StreamTasksRequest& request);
-// Its `task`, and one of its `tasks`.
+// Its `task`, or one of its `tasks`: what is wrong is told alike, by the path from
+// "task" on, since it is chance with which others a task shares a message.
 absl::StatusOr<TaskCall> ReadStreamTask(const v1::StreamTasksRequest& request,
                                         const Intake& intake);
-absl::StatusOr<TaskCall> ReadStreamTask(const v1::StreamTasksRequest& request,
-                                        int index, const Intake& intake);
+absl::StatusOr<TaskCall> ReadStreamTask(const v1::StreamTask& request,
+                                        const Intake& intake);
 absl::StatusOr<BatchCall> ReadBatchSendTasks(
     const v1::BatchSendTasksRequest& request, const Intake& intake);
 absl::StatusOr<ChainCall> ReadSendChain(const v1::SendChainRequest& request,

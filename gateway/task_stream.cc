@@ -124,7 +124,7 @@ void TaskStream::TakeSeveral(const v1::StreamTasksRequest& request) {
   ids.reserve(count);
   places.reserve(count);
   for (int i = 0; i < count; ++i) {
-    absl::StatusOr<TaskCall> call = ReadStreamTask(request, i, intake);
+    absl::StatusOr<TaskCall> call = ReadStreamTask(request.tasks(i), intake);
     if (!call.ok()) {
       WriteError(call.status(), answer.mutable_results(i)->mutable_status());
       continue;

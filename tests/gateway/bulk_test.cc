@@ -277,7 +277,7 @@ TEST_F(StreamTest, SeveralTasksOfAMessageAreAnsweredTogether) {
   EXPECT_EQ(answer.results(0).task_id(), "first");
   EXPECT_FALSE(answer.results(0).replayed());
   EXPECT_THAT(answer.results(1).status().message(),
-              StartsWith("tasks[1].task.name: is required"));
+              StartsWith("task.name: is required"));
   EXPECT_EQ(ReasonIn(answer.results(3).status()), reason::kQueueNotFound);
   // An equal one is a repeat, as it is in a message of its own; another is not.
   EXPECT_EQ(answer.results(4).task_id(), "first");
@@ -328,7 +328,7 @@ TEST_F(StreamTest, AWrongMessageOfSeveralIsRefusedTaskByTask) {
   empty.add_tasks()->set_sequence(3);
   ASSERT_TRUE(stream_->Write(empty));
   EXPECT_EQ(Read().results(0).status().message(),
-            "tasks[0].task: is required");
+            "task: is required");
   stream_->WritesDone();
   EXPECT_TRUE(End().ok());
 }

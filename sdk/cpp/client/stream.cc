@@ -8,6 +8,12 @@
 #include "grpcpp/support/client_callback.h"
 
 namespace penstock::client::internal {
+namespace {
+
+// Of tasks that share a message: gateways take 64 MiB.
+constexpr size_t kMessageBytes = 1 << 20;
+
+}  // namespace
 
 // One StreamTasks call. Deletes itself at its end. A hold keeps it until
 // nothing more comes and nothing is being written: the stream lets it go, and
@@ -123,9 +129,9 @@ void Stream::Pump() {
       act = kBegin;
     } else if (writing_ || read_all_ || !ready_) {
       return;
-    } else if (const size_t count = NextWrite(); count > 0) {
-      FillLocked(count, connection_->request());
-      more = NextWrite() > 0;
+    } else if (MayWriteLocked()) {
+      FillLocked(connection_->request());
+      more = MayWriteLocked();
       writing_ = true;
       act = kWrite;
     } else if (closed_ && open_.empty() && !wrote_all_) {
@@ -146,26 +152,26 @@ void Stream::Pump() {
   }
 }
 
-// Those that are ready, and never waits for more.
-size_t Stream::NextWrite() const {
-  return std::min({static_cast<size_t>(std::max(credit_, 0)), unsent_.size(),
-                   static_cast<size_t>(std::max(max_tasks_, 1))});
-}
-
-void Stream::FillLocked(size_t count, v1::StreamTasksRequest& request) {
+// With those that are ready: it never waits for more.
+void Stream::FillLocked(v1::StreamTasksRequest& request) {
   request.Clear();
-  for (size_t i = 0; i < count; ++i) {
+  size_t bytes = 0;
+  while (MayWriteLocked()) {
     Open& next = open_.at(unsent_.front());
+    bytes += next.request.ByteSizeLong();
+    const bool fits =
+        request.tasks_size() < max_tasks_ && bytes <= kMessageBytes;
+    if (!fits && !request.tasks().empty()) return;
     unsent_.pop_front();
     next.where = Open::kSent;
-    if (count > 1) {
-      *request.add_tasks() = next.request;
-    } else {
+    --credit_;
+    if (!fits || (request.tasks().empty() && !MayWriteLocked())) {
       request.set_sequence(next.request.sequence());
       *request.mutable_task() = next.request.task();
+      return;
     }
+    *request.add_tasks() = next.request;
   }
-  credit_ -= static_cast<int>(count);
 }
 
 void Stream::OnAnswer(const v1::StreamTasksResponse& response) {

@@ -44,9 +44,10 @@ class Stream : public std::enable_shared_from_this<Stream> {
 
   // Does what can be done now: connects, writes the next tasks, ends.
   void Pump();
-  // How many may go into the next message; it is filled with so many.
-  size_t NextWrite() const ABSL_SHARED_LOCKS_REQUIRED(mu_);
-  void FillLocked(size_t count, v1::StreamTasksRequest& request)
+  bool MayWriteLocked() const ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+    return credit_ > 0 && !unsent_.empty();
+  }
+  void FillLocked(v1::StreamTasksRequest& request)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // What the caller is to be told.
