@@ -61,7 +61,6 @@ void Submit(Lifecycle& lifecycle, TaskCall call, Submission submission,
 
 void Submit(Lifecycle& lifecycle, BatchSend call, Submission submission,
             Callback<Submitted> done) {
-  if (call.tasks.empty()) return std::move(done)(Submitted{});
   lifecycle.SubmitTasks(
       std::move(call.tasks), submission.deadline,
       [results = std::move(call.results), places = std::move(call.places),

@@ -272,7 +272,8 @@ class Backend {
                           Callback<std::optional<SeenPending>> done) = 0;
 
   virtual void Begin(BeginRequest request, Callback<BeginAnswer> done) = 0;
-  virtual void Finish(FinishRequest request, Callback<FinishAnswer> done) = 0;
+  virtual void Finish(const FinishRequest& request,
+                      Callback<FinishAnswer> done) = 0;
 
   // Puts `progress` into the state, if it is STARTED of this very run, which then
   // lives for `ttl`. False: it is not, and nothing was written.

@@ -41,6 +41,7 @@ void Continuation::Follow(const Task& task, const TaskState& final_state,
 }
 
 void Continuation::CarryOut(std::vector<Step> steps, Done done) {
+  if (steps.empty()) return std::move(done)(absl::OkStatus());
   TakeNextStep(std::make_shared<Walk>(
       Walk{.steps = std::move(steps), .done = std::move(done)}));
 }

@@ -390,35 +390,40 @@ void Lifecycle::Finish(Task task, BeginVerdict begun, std::string worker,
     retry = PlanRetry(task, outcome.retry_after, outcome.permanent, now,
                       core->scope.environment->Random());
   }
-  auto record = std::make_shared<const TaskState>(
-      RecordOf(task, begun, std::move(worker), outcome, retry, now));
   const absl::Duration final_ttl = FinalTtl(core->scope, task);
   const absl::Duration ttl = retry.has_value()
                                  ? retry->due - now + options.pending_expire_in
                                  : final_ttl;
-  auto shared = std::make_shared<const Task>(std::move(task));
+  TaskState record =
+      RecordOf(task, begun, std::move(worker), outcome, retry, now);
+  struct End {
+    Task task;
+    FinishRequest request;
+  };
+  auto end = std::make_shared<const End>(
+      End{.task = std::move(task),
+          .request = {.outcome = std::move(record),
+                      .ttl = ttl,
+                      .final_ttl = final_ttl,
+                      .seen = std::move(begun.seen)}});
   core->scope.Repeat<FinishAnswer>(
-      [core, record, ttl, final_ttl,
-       seen = std::move(begun.seen)](Callback<FinishAnswer> cb) {
-        core->scope.backend->Finish({.outcome = *record,
-                                     .ttl = ttl,
-                                     .final_ttl = final_ttl,
-                                     .seen = seen},
-                                    std::move(cb));
+      [core, end](Callback<FinishAnswer> cb) {
+        core->scope.backend->Finish(end->request, std::move(cb));
       },
-      [core, shared, record,
+      [core, end,
        done = std::move(done)](absl::StatusOr<FinishAnswer> answer) mutable {
+        const TaskState& outcome = end->request.outcome;
         if (answer.ok()) {
-          core->FollowOutcome(*shared, *record, *std::move(answer),
+          core->FollowOutcome(end->task, outcome, *std::move(answer),
                               std::move(done));
         } else if (absl::IsCancelled(answer.status())) {
           std::move(done)(answer.status());
         } else {
           // The backend refuses the outcome for good.
           core->BuryDelivery(
-              EncodeTask(*shared), shared->routing_key,
+              EncodeTask(end->task), end->task.routing_key,
               answer.status().ToString(),
-              [status = record->status,
+              [status = outcome.status,
                done = std::move(done)](absl::Status buried) mutable {
                 if (buried.ok()) {
                   std::move(done)(FinishVerdict{.status = status});

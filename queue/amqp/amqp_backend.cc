@@ -190,8 +190,9 @@ class AmqpBackend : public Backend {
          });
   }
 
-  void Finish(FinishRequest request, Callback<FinishAnswer> done) override {
-    TaskState outcome = std::move(request.outcome);
+  void Finish(const FinishRequest& request,
+              Callback<FinishAnswer> done) override {
+    TaskState outcome = request.outcome;
     outcome.create_time = CreateTimeOf(outcome.task_id);
     auto written = [this, id = outcome.task_id,
                     done = std::move(done)](absl::Status status) mutable {

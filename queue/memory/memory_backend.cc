@@ -164,11 +164,12 @@ class MemoryBackend : public Backend, public MemoryKeys {
     Complete(std::move(done), std::move(answer));
   }
 
-  void Finish(FinishRequest request, Callback<FinishAnswer> done) override {
+  void Finish(const FinishRequest& request,
+              Callback<FinishAnswer> done) override {
     FinishAnswer answer;
     {
       absl::MutexLock lock(&mu_);
-      answer = FinishOne(std::move(request));
+      answer = FinishOne(request);
     }
     Complete(std::move(done), std::move(answer));
   }
@@ -906,9 +907,9 @@ class MemoryBackend : public Backend, public MemoryKeys {
     return {BeginAnswer::kRun, {}};
   }
 
-  FinishAnswer FinishOne(FinishRequest request)
+  FinishAnswer FinishOne(const FinishRequest& request)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    TaskState& outcome = request.outcome;
+    const TaskState& outcome = request.outcome;
     TaskState* state = states_.Find(outcome.task_id, Now());
     if (state != nullptr && IsFinal(state->status)) {
       if (!outcome.run.empty() && state->run == outcome.run) {
@@ -932,7 +933,7 @@ class MemoryBackend : public Backend, public MemoryKeys {
       // late, when nobody waited for it any more.
       if (state->attempt > outcome.attempt) return {FinishAnswer::kStale, {}};
     }
-    WriteOver(state, std::move(outcome), request.ttl);
+    WriteOver(state, outcome, request.ttl);
     return {FinishAnswer::kWritten, {}};
   }
 

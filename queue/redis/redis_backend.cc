@@ -251,35 +251,22 @@ absl::StatusOr<DeadTask> ParseDead(const std::string& id,
   const size_t line = std::min(text.find('\n'), text.size());
   if (line < text.size()) task.body = text.substr(line + 1);
   FieldReader in(std::string_view(text).substr(0, line));
-  if (in.EnterObject("dead letter")) {
-    size_t expected = 0;
-    while (const std::optional<size_t> field =
-               in.NextField(kNames, expected)) {
-      expected = *field + 1;
-      switch (*field) {
-        case 0:
-          in.Read(kNames[0], &task.task_id);
-          break;
-        case 1:
-          in.Read(kNames[1], &task.name);
-          break;
-        case 2:
-          in.Read(kNames[2], &task.queue);
-          break;
-        case 3:
-          in.Read(kNames[3], &task.reason);
-          break;
-        case 4:
-          in.Read(kNames[4], &task.attempts);
-          break;
-        case 5:
-          in.Read(kNames[5], &task.time);
-          break;
-        default:
-          in.json().Skip();
-      }
+  in.ReadMembers("dead letter", kNames, [&](size_t field) {
+    switch (field) {
+      case 0:
+        return in.Read(kNames[0], &task.task_id);
+      case 1:
+        return in.Read(kNames[1], &task.name);
+      case 2:
+        return in.Read(kNames[2], &task.queue);
+      case 3:
+        return in.Read(kNames[3], &task.reason);
+      case 4:
+        return in.Read(kNames[4], &task.attempts);
+      case 5:
+        return in.Read(kNames[5], &task.time);
     }
-  }
+  });
   if (in.ok()) return task;
   return Internal(absl::StrCat("the dead letter ", id, " cannot be decoded: ",
                                in.status().message()));
@@ -454,8 +441,8 @@ RedisCommand ScriptCommand(const RedisScript& script, const Words& keys,
 class PendingClaim {
  public:
   explicit PendingClaim(PendingRequest request)
-      : id_(request.state.task_id),
-        state_(request.state),
+      : state_(request.state),
+        id_(std::move(request.state.task_id)),
         hash_(std::move(request.payload_hash)),
         nonce_(std::move(request.nonce)),
         ttl_(Seconds(request.ttl)) {}
@@ -505,8 +492,8 @@ class PendingClaim {
                         absl::string_view(created.data(), created.size()));
   }
 
-  const std::string id_;
   const SplitState state_;
+  const std::string id_;
   const std::string hash_;
   const std::string nonce_;
   const std::string ttl_;
@@ -670,7 +657,8 @@ class RedisBackend : public Backend {
         }));
   }
 
-  void Finish(FinishRequest request, Callback<FinishAnswer> done) override {
+  void Finish(const FinishRequest& request,
+              Callback<FinishAnswer> done) override {
     const TaskState& outcome = request.outcome;
     const SplitState state(outcome);
     const absl::Duration ttl =

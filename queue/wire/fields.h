@@ -23,11 +23,23 @@ class FieldReader {
  public:
   explicit FieldReader(std::string_view json) : json_(json) {}
 
-  // Consumes the name of the next member: where it stands in `names`, names.size()
-  // when it does not; nullopt behind the last one, and after an error. Members come
-  // in order, as a rule, so those from `expected` on are looked at first.
-  std::optional<size_t> NextField(std::span<const std::string_view> names,
-                                  size_t expected);
+  // Reads the members of the object that comes next; read_field(i) is called for
+  // each that `names` has, and consumes its value.
+  template <typename ReadField>
+  void ReadMembers(std::string_view field,
+                   std::span<const std::string_view> names,
+                   const ReadField& read_field) {
+    if (!EnterObject(field)) return;
+    size_t expected = 0;
+    while (const std::optional<size_t> next = NextField(names, expected)) {
+      if (*next < names.size()) {
+        read_field(*next);
+      } else {
+        json_.Skip();
+      }
+      expected = *next + 1;
+    }
+  }
 
   // Each consumes the next value. After an error they do nothing.
   void Read(std::string_view field, std::string* out);
@@ -64,6 +76,12 @@ class FieldReader {
   void Fail(std::string_view field, std::string_view text);
 
  private:
+  // Consumes the name of the next member: where it stands in `names`, names.size()
+  // when it does not; nullopt behind the last one, and after an error. Members come
+  // in order, as a rule, so those from `expected` on are looked at first.
+  std::optional<size_t> NextField(std::span<const std::string_view> names,
+                                  size_t expected);
+
   // True when the next value is of `kind`; null is false and no error.
   bool Expect(std::string_view field, JsonKind kind, std::string_view expected);
 

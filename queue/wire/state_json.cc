@@ -104,24 +104,6 @@ void AppendOurs(const TaskState& state, std::string* out) {
 
 // ---- reading --------------------------------------------------------------
 
-// Reads the members of the object that comes next; read_field(i) is called for
-// each that `names` has, and consumes its value.
-template <typename ReadField>
-void ReadMembers(FieldReader& in, std::string_view field,
-                 std::span<const std::string_view> names,
-                 const ReadField& read_field) {
-  if (!in.EnterObject(field)) return;
-  size_t expected = 0;
-  while (const std::optional<size_t> next = in.NextField(names, expected)) {
-    if (*next < names.size()) {
-      read_field(*next);
-    } else {
-      in.json().Skip();
-    }
-    expected = *next + 1;
-  }
-}
-
 // Reads a whole document over `record`; null at the top is an error.
 template <typename Record, typename ReadField>
 absl::StatusOr<Record> ReadDocument(std::string_view json, Record record,
@@ -132,7 +114,7 @@ absl::StatusOr<Record> ReadDocument(std::string_view json, Record record,
   if (in.json().Kind() == JsonKind::kNull) {
     in.Fail(noun, "found null, expected an object");
   }
-  ReadMembers(in, noun, names,
+  in.ReadMembers(noun, names,
               [&](size_t field) { read_field(in, field, &record); });
   if (!in.ok()) return in.status();
   return record;
@@ -141,7 +123,7 @@ absl::StatusOr<Record> ReadDocument(std::string_view json, Record record,
 void ReadResult(FieldReader& in, Value* result) {
   static constexpr std::string_view kNames[] = {"Type", "Value"};
   result->json = "null";
-  ReadMembers(in, "result", kNames, [&](size_t field) {
+  in.ReadMembers("result", kNames, [&](size_t field) {
     if (field == 0) {
       in.Read("Type", &result->type);
     } else {
@@ -172,7 +154,7 @@ void ReadStatus(FieldReader& in, TaskState* state) {
 void ReadProgress(FieldReader& in, TaskState* state) {
   static constexpr std::string_view kNames[] = {"Fraction", "Text", "Time"};
   TaskProgress& progress = state->progress.emplace();
-  ReadMembers(in, "Progress", kNames, [&](size_t field) {
+  in.ReadMembers("Progress", kNames, [&](size_t field) {
     switch (field) {
       case 0:
         return in.Read("Fraction", &progress.fraction);
@@ -190,7 +172,7 @@ void ReadOurs(FieldReader& in, TaskState* state) {
       "Group",       "ErrorType", "Started",        "Finished",
       "NextAttempt", "NextAt",    "NextRetryCount", "NextRetryTimeout",
       "Expires",     "Progress"};
-  ReadMembers(in, "Penstock", kNames, [&](size_t field) {
+  in.ReadMembers("Penstock", kNames, [&](size_t field) {
     const std::string_view name = kNames[field];
     switch (field) {
       case 0:

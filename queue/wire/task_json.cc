@@ -136,21 +136,15 @@ void AppendBool(Field field, bool value, std::string* out) {
 
 void ReadArg(FieldReader& in, Value* arg) {
   arg->json = "null";
-  if (!in.EnterObject("argument")) return;
-  size_t expected = 0;
-  while (const std::optional<size_t> field =
-             in.NextField(kArgNames, expected)) {
-    if (*field == 0) {
+  in.ReadMembers("argument", kArgNames, [&](size_t field) {
+    if (field == 0) {
       in.Read("Name", &arg->name);
-    } else if (*field == 1) {
+    } else if (field == 1) {
       in.Read("Type", &arg->type);
-    } else if (*field == 2) {
-      arg->json = in.json().Canonical();
     } else {
-      in.json().Skip();
+      arg->json = in.json().Canonical();
     }
-    expected = *field + 1;
-  }
+  });
 }
 
 void ReadArgs(FieldReader& in, Task* task) {
@@ -296,18 +290,9 @@ absl::StatusOr<Task> DecodeTask(std::string_view json) {
     return absl::InvalidArgumentError(
         "signature: found null, expected an object");
   }
-  if (in.EnterObject("signature")) {
-    size_t expected = 0;
-    while (const std::optional<size_t> field =
-               in.NextField(kNames, expected)) {
-      if (*field < std::size(kNames)) {
-        ReadField(in, static_cast<Field>(*field), &task);
-      } else {
-        in.json().Skip();
-      }
-      expected = *field + 1;
-    }
-  }
+  in.ReadMembers("signature", kNames, [&](size_t field) {
+    ReadField(in, static_cast<Field>(field), &task);
+  });
   if (!in.ok()) return in.status();
   return task;
 }

@@ -139,7 +139,8 @@ class SimBackend : public Backend {
         });
   }
 
-  void Finish(FinishRequest request, Callback<FinishAnswer> done) override {
+  void Finish(const FinishRequest& request,
+              Callback<FinishAnswer> done) override {
     const std::string id = request.outcome.task_id;
     Op<FinishAnswer>(
         "Finish", kWrites, {id}, std::move(done),

@@ -99,9 +99,10 @@ class FailingBackend : public Backend {
       real_->Begin(std::move(request), std::move(callback));
     });
   }
-  void Finish(FinishRequest request, Callback<FinishAnswer> done) override {
+  void Finish(const FinishRequest& request,
+              Callback<FinishAnswer> done) override {
     Pass("Finish", std::move(done), [&](auto callback) {
-      real_->Finish(std::move(request), std::move(callback));
+      real_->Finish(request, std::move(callback));
     });
   }
   void SetProgress(std::string task_id, std::string run, TaskProgress progress,
