@@ -180,15 +180,18 @@ export class Connection {
     yield* answersOf(stream, deadlineMs, options.signal);
   }
 
-  /** Opens a stream both ways; see {@link answersOf} for how to read it. */
-  async bidiStream<I extends DescMessage, O extends DescMessage>(
-    method: DescMethodBiDiStreaming<I, O>, options: CallOptions,
-  ): Promise<grpc.ClientDuplexStream<MessageShape<I>, MessageShape<O>>> {
+  /**
+   * Opens a stream both ways, to which encoded requests are written; see
+   * {@link answersOf} for how to read it.
+   */
+  async bidiStream<O extends DescMessage>(
+    method: DescMethodBiDiStreaming<DescMessage, O>, options: CallOptions,
+  ): Promise<grpc.ClientDuplexStream<Uint8Array, MessageShape<O>>> {
     const channel = await this.#pick(
       Date.now() + this.deadlineMs(options), options.signal);
     return channel.makeBidiStreamRequest(
       path(method),
-      (request: MessageShape<I>) => Buffer.from(toBinary(method.input, request)),
+      (request: Uint8Array) => Buffer.from(request),
       (answer: Buffer) => fromBinary(method.output, answer),
       this.#metadata(options));
   }

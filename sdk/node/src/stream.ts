@@ -1,13 +1,15 @@
 // Tasks that are sent as they come, over StreamTasks: as many at once as the gateway
-// gives credit for, and over a new stream when one breaks.
+// gives credit for, those that are ready together in one message, and over a new
+// stream when one breaks.
 
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import { create } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
+import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { answersOf, type CallOptions, type Connection } from "./connection";
 import { PenstockError } from "./errors";
 import {
-  GatewayService, StreamTasksRequestSchema, type StreamTasksRequest,
+  GatewayService, StreamTaskSchema, StreamTasksRequestSchema,
   type StreamTasksResponse,
 } from "./gen/penstock/v1/gateway_pb";
 import type { Retry } from "./retry";
@@ -21,10 +23,15 @@ export type Outcome =
 /** A task that has no outcome yet. */
 interface Unanswered {
   index: number;
-  request: StreamTasksRequest;
+  /** Its StreamTask; encoded, so that its size is known. */
+  bytes: Uint8Array;
   /** Its repeats, where the gateway could not take it for the moment. */
   retry: Retry | undefined;
 }
+
+// The gateway takes 64 MiB, which 100 tasks may exceed; and that much in one message
+// is no cheaper than in several.
+const MESSAGE_BYTES = 1 << 20;
 
 type Duplex = Awaited<ReturnType<typeof open>>;
 
@@ -34,7 +41,8 @@ type Event =
   | { is: "drain"; stream: Duplex }
   | { is: "task"; task: IteratorResult<Task> }
   | { is: "no task"; error: unknown }
-  | { is: "again"; task: Unanswered };
+  | { is: "again"; stream: Duplex; task: Unanswered }
+  | { is: "turn" };
 
 // Hands events from callbacks to the one loop that reads them.
 class Mailbox<T> {
@@ -59,6 +67,17 @@ function open(connection: Connection, options: CallOptions) {
   return connection.bidiStream(GatewayService.method.streamTasks, options);
 }
 
+// A StreamTasksRequest. One task has the fields there that it has in a StreamTask.
+function toRequest(tasks: Unanswered[]): Uint8Array {
+  if (tasks.length === 1) return tasks[0]!.bytes;
+  const field = StreamTasksRequestSchema.field.tasks.number;
+  const writer = new BinaryWriter();
+  for (const { bytes } of tasks) {
+    writer.tag(field, WireType.LengthDelimited).bytes(bytes);
+  }
+  return writer.finish();
+}
+
 /** Sends `tasks` and yields an outcome for each, as they come in. */
 export async function* streamTasks(
   connection: Connection, tasks: Iterable<Task> | AsyncIterable<Task>,
@@ -73,7 +92,9 @@ export async function* streamTasks(
   let count = 0;
   let asked = false;  // for the next task
   let ended = false;  // there is no next task
+  let turning = false;  // a "turn" is on its way
   let credit = 0;
+  let maxTasks = 1;  // of a message
   let writable = true;
   let stream: Duplex;
 
@@ -81,6 +102,7 @@ export async function* streamTasks(
     const started = await open(connection, options);
     stream = started;
     credit = 0;
+    maxTasks = 1;
     writable = true;
     started.on("drain", () => mailbox.push({ is: "drain", stream: started }));
     void (async () => {
@@ -106,17 +128,36 @@ export async function* streamTasks(
     }
   };
 
+  // Writes while at least so many tasks may be sent.
+  const send = (least: number) => {
+    while (writable && Math.min(toSend.length, credit) >= least) {
+      const most = Math.min(toSend.length, credit, maxTasks);
+      let count = 1;
+      let bytes = toSend[0]!.bytes.length;
+      while (count < most &&
+        (bytes += toSend[count]!.bytes.length) <= MESSAGE_BYTES) count++;
+      credit -= count;
+      writable = stream.write(toRequest(toSend.splice(0, count)));
+    }
+  };
+
   try {
     await start();
     for (;;) {
-      while (credit > 0 && writable && toSend.length > 0) {
-        credit--;
-        writable = stream!.write(toSend.shift()!.request);
-      }
+      send(maxTasks);
       if (ended && unanswered.size === 0) return;
-      if (credit > 0 && writable && !asked && !ended) void askForTask();
+      if (credit > 0 && writable) {
+        if (toSend.length < credit && !asked && !ended) void askForTask();
+        // What fills no message leaves when the event loop has made its turn: all
+        // that is ready now is there by then.
+        if (toSend.length > 0 && !turning) {
+          turning = true;
+          setImmediate(() => mailbox.push({ is: "turn" }));
+        }
+      }
 
       const event = await mailbox.next();
+      if ("stream" in event && event.stream !== stream!) continue;
       switch (event.is) {
         case "task": {
           asked = false;
@@ -130,8 +171,9 @@ export async function* streamTasks(
             // With an id of its own it may be sent again, and runs once.
             task.id ||= `task_${randomUUID()}`;
             const sequence = BigInt(index);
-            const request = create(StreamTasksRequestSchema, { sequence, task });
-            const entry = { index, request, retry: undefined };
+            const bytes = toBinary(
+              StreamTaskSchema, create(StreamTaskSchema, { sequence, task }));
+            const entry = { index, bytes, retry: undefined };
             unanswered.set(sequence, entry);
             toSend.push(entry);
           } catch (error) {
@@ -144,41 +186,46 @@ export async function* streamTasks(
         case "again":
           toSend.push(event.task);
           break;
-        case "drain":
-          if (event.stream === stream!) writable = true;
+        case "turn":
+          turning = false;
+          send(1);
           break;
-        case "broken": {
-          if (event.stream !== stream!) break;
+        case "drain":
+          writable = true;
+          break;
+        case "broken":
           await retry.pause(event.error);
           await start();
           toSend = [...unanswered.values()];
           break;
-        }
         case "answer": {
-          if (event.stream !== stream!) break;
-          const { sequence, outcome, replayed } = event.answer;
-          credit += event.answer.credit;
+          const { answer, stream } = event;
+          credit += answer.credit;
+          // The first one, which is about no task, says it.
+          maxTasks = Math.max(maxTasks, answer.maxTasks);
           retry.reset();
-          const entry = unanswered.get(sequence);
-          if (outcome.case === undefined || entry === undefined) break;
-          const { index } = entry;
-          if (outcome.case === "taskId") {
-            unanswered.delete(sequence);
-            yield { index, taskId: outcome.value, replayed };
-            break;
+          for (const { sequence, outcome, replayed } of [answer, ...answer.results]) {
+            const entry = unanswered.get(sequence);
+            if (outcome.case === undefined || entry === undefined) continue;
+            const { index } = entry;
+            if (outcome.case === "taskId") {
+              unanswered.delete(sequence);
+              yield { index, taskId: outcome.value, replayed };
+              continue;
+            }
+            const error = new PenstockError(outcome.value);
+            entry.retry ??= connection.retry(options);
+            let ms: number;
+            try {
+              ms = entry.retry.next(error);
+            } catch {
+              unanswered.delete(sequence);
+              yield { index, error };
+              continue;
+            }
+            void sleep(ms, undefined, { ref: true })
+              .then(() => mailbox.push({ is: "again", stream, task: entry }));
           }
-          const error = new PenstockError(outcome.value);
-          entry.retry ??= connection.retry(options);
-          let ms: number;
-          try {
-            ms = entry.retry.next(error);
-          } catch {
-            unanswered.delete(sequence);
-            yield { index, error };
-            break;
-          }
-          void sleep(ms, undefined, { ref: true })
-            .then(() => mailbox.push({ is: "again", task: entry }));
           break;
         }
       }

@@ -341,53 +341,157 @@ test("many tasks go in calls of 1,000, and those that are missing again", async 
     i === 7 || i === 8 || (handle instanceof TaskHandle && handle.id === `n${i}`)));
 });
 
-test("a stream keeps to its credit, and sends what is in doubt again", async () => {
-  const credit = 4;
-  let streams = 0, most = 0;
-  const ids = new Map(), done = new Set();
-  handlers.streamTasks = (call) => {
-    const number = ++streams;
-    let open = 0, answered = 0;
-    call.write({ credit });
-    call.on("end", () => call.end());
-    call.on("data", ({ sequence, task }) => {
-      most = Math.max(most, ++open);
-      assert.match(task.id, /^task_/);
-      assert.equal(ids.get(sequence) ?? task.id, task.id);
-      ids.set(sequence, task.id);
-      setTimeout(() => {
-        open--;
-        if (number === 1 && answered === 6) {
-          call.emit("error", failure(Code.UNAVAILABLE, "DRAINING"));
-          answered++;
-          return;
+// The tasks of a message of a stream.
+const tasksOf = ({ sequence, task, tasks }) =>
+  tasks.length > 0 ? tasks : [{ sequence, task }];
+
+// Answers them together, as they came; `refuse` gives the error of a task, if any.
+function answer(call, request, refuse = () => undefined) {
+  const results = tasksOf(request).map(({ sequence, task }) => {
+    const error = refuse(sequence);
+    return { sequence, outcome: error
+      ? { case: "status", value: error } : { case: "taskId", value: task.id } };
+  });
+  const credit = results.length;
+  call.write(request.tasks.length > 0 ? { credit, results } : { credit, ...results[0] });
+}
+
+for (const maxTasks of [0, 3, 100]) {
+  test(`a stream keeps to its credit, and sends what is in doubt again, max_tasks ${maxTasks}`, async () => {
+    const credit = 4;
+    let streams = 0, most = 0, largest = 0;
+    const ids = new Map(), done = new Set();
+    handlers.streamTasks = (call) => {
+      const number = ++streams;
+      let open = 0, answered = 0, broken = false;
+      call.write({ credit, maxTasks });
+      call.on("end", () => call.end());
+      call.on("data", (request) => {
+        const tasks = tasksOf(request);
+        largest = Math.max(largest, tasks.length);
+        assert.notEqual(request.tasks.length, 1);
+        most = Math.max(most, open += tasks.length);
+        for (const { sequence, task } of tasks) {
+          assert.match(task.id, /^task_/);
+          assert.equal(ids.get(sequence) ?? task.id, task.id);
+          ids.set(sequence, task.id);
         }
-        if (number === 1 && answered > 6) return;
-        answered++;
-        const refused = sequence === 3n
-          ? statusOf(Code.INVALID_ARGUMENT, "INVALID_FIELD")
-          : sequence === 9n && !done.has(9n) ? statusOf(Code.UNAVAILABLE, "BROKER_NACK")
-          : undefined;
-        done.add(sequence);
-        call.write({ sequence, credit: 1, outcome: refused
-          ? { case: "status", value: refused } : { case: "taskId", value: task.id } });
-      }, 2);
+        setTimeout(() => {
+          open -= tasks.length;
+          if (broken) return;
+          if (number === 1 && answered >= 6) {
+            broken = true;
+            call.emit("error", failure(Code.UNAVAILABLE, "DRAINING"));
+            return;
+          }
+          answered += tasks.length;
+          answer(call, request, (sequence) => {
+            const again = done.has(sequence);
+            done.add(sequence);
+            if (sequence === 3n) return statusOf(Code.INVALID_ARGUMENT, "INVALID_FIELD");
+            return sequence === 9n && !again
+              ? statusOf(Code.UNAVAILABLE, "BROKER_NACK") : undefined;
+          });
+        }, 2);
+      });
+    };
+    async function* source() {
+      for (let i = 0; i < 20; i++) yield { name: "add", args: [BigInt(i)] };
+      yield { name: "add", args: [null] };
+    }
+    const outcomes = [];
+    for await (const outcome of client.sendStream(source())) outcomes[outcome.index] = outcome;
+    assert.equal(outcomes.length, 21);
+    assert.equal(streams, 2);
+    assert.ok(most <= credit, `${most} without an answer`);
+    assert.equal(largest, Math.min(credit, maxTasks || 1));
+    outcomes.forEach(({ handle, error }, i) => {
+      if (i === 3) assert.equal(error.reason, "INVALID_FIELD");
+      else if (i === 20) assert.ok(error instanceof TypeError);
+      else assert.equal(handle.id, ids.get(BigInt(i)));
+    });
+  });
+}
+
+test("what is ready goes in few messages, and only what is to be repeated again", async () => {
+  const sizes = [], seen = [];
+  handlers.streamTasks = (call) => {
+    call.write({ credit: 1_000, maxTasks: 100 });
+    call.on("data", (request) => {
+      sizes.push(request.tasks.length);
+      seen.push(...tasksOf(request).map(({ sequence }) => sequence));
+      answer(call, request, (sequence) => sequence === 5n && seen.length < 251
+        ? statusOf(Code.UNAVAILABLE, "BROKER_NACK") : undefined);
     });
   };
-  async function* source() {
-    for (let i = 0; i < 20; i++) yield { name: "add", args: [BigInt(i)] };
-    yield { name: "add", args: [null] };
+  const tasks = Array.from({ length: 250 }, (_, i) => ({ name: "add", id: `n${i}` }));
+  const indices = [];
+  for await (const { index, handle } of client.sendStream(tasks)) {
+    assert.equal(handle.id, `n${index}`);
+    indices.push(index);
   }
+  // One alone is in `task`.
+  assert.deepEqual(sizes, [100, 100, 50, 0]);
+  const all = tasks.map((_, i) => i);
+  assert.deepEqual(seen.map(Number), [...all, 5]);
+  assert.deepEqual(indices, [...all.filter((i) => i !== 5), 5]);
+
+  // A source that waits for each outcome is not waited for.
+  sizes.length = 0;
+  let told;
+  async function* oneByOne() {
+    for (let i = 0; i < 3; i++) {
+      yield { name: "add" };
+      await new Promise((resolve) => (told = resolve));
+    }
+  }
+  for await (const { error } of client.sendStream(oneByOne())) {
+    assert.equal(error, undefined);
+    told();
+  }
+  assert.deepEqual(sizes, [0, 0, 0]);
+});
+
+test("messages of a stream are no larger than the gateway takes", async () => {
+  const sizes = [];
+  handlers.streamTasks = (call) => {
+    call.write({ credit: 1_000, maxTasks: 100 });
+    call.on("data", (request) => {
+      sizes.push(tasksOf(request).length);
+      answer(call, request);
+    });
+  };
+  // 10 MB; this one takes 4 MiB, the default of gRPC.
+  const text = "x".repeat(200_000);
+  const tasks = Array.from({ length: 50 }, () => ({ name: "add", args: [text] }));
+  tasks[7] = { name: "add", args: ["x".repeat(2_000_000)] };
+  tasks[9] = { name: "add", priority: "high" };  // cannot be encoded
   const outcomes = [];
-  for await (const outcome of client.sendStream(source())) outcomes[outcome.index] = outcome;
-  assert.equal(outcomes.length, 21);
+  for await (const outcome of client.sendStream(tasks)) outcomes[outcome.index] = outcome;
+  assert.equal(outcomes.filter(({ handle }) => handle !== undefined).length, 49);
+  assert.ok(outcomes[9].error instanceof Error);
+  assert.equal(Math.max(...sizes), 5);
+});
+
+test("a gateway that takes one task in a message may follow one that takes several", async () => {
+  const sizes = [[], []];
+  let streams = 0;
+  handlers.streamTasks = (call) => {
+    const number = streams++;
+    call.write({ credit: 1_000, maxTasks: number === 0 ? 10 : 0 });
+    call.on("data", (request) => {
+      sizes[number].push(request.tasks.length);
+      if (number === 1 || sizes[0].length === 1) answer(call, request);
+      else if (sizes[0].length === 2) call.emit("error", failure(Code.UNAVAILABLE, "DRAINING"));
+    });
+  };
+  const tasks = Array.from({ length: 30 }, (_, i) => ({ name: "add", id: `n${i}` }));
+  const outcomes = [];
+  for await (const outcome of client.sendStream(tasks)) outcomes[outcome.index] = outcome;
+  assert.ok(tasks.every(({ id }, i) => outcomes[i].handle.id === id));
   assert.equal(streams, 2);
-  assert.ok(most <= credit, `${most} without an answer`);
-  outcomes.forEach(({ handle, error }, i) => {
-    if (i === 3) assert.equal(error.reason, "INVALID_FIELD");
-    else if (i === 20) assert.ok(error instanceof TypeError);
-    else assert.equal(handle.id, ids.get(BigInt(i)));
-  });
+  assert.equal(sizes[0][0], 10);
+  assert.deepEqual(sizes[1], Array(20).fill(0));
 });
 
 test("a stream that is left, or whose source throws, ends", async () => {
