@@ -60,9 +60,14 @@ class BrokerConformance : public ::testing::TestWithParam<std::string> {
     if (OnAmqp()) {
       options_.broker =
           GetParam() == "amqps" ? TestAmqpsUrl(&options_.tls) : TestAmqpUrl();
-      // What gives messages a priority in RabbitMQ.
-      options_.amqp.queue_declare_args["x-max-priority"] = {
-          .kind = DeclareArg::kInt, .int_value = 10};
+      if (OnQuorum()) {
+        options_.amqp.queue_declare_args["x-queue-type"] = {
+            .kind = DeclareArg::kString, .string_value = "quorum"};
+      } else {
+        // What gives messages a priority in RabbitMQ.
+        options_.amqp.queue_declare_args["x-max-priority"] = {
+            .kind = DeclareArg::kInt, .int_value = 10};
+      }
       queues_ = {options_.default_queue};
     }
     if (GetParam() == "redis") {
@@ -107,6 +112,7 @@ class BrokerConformance : public ::testing::TestWithParam<std::string> {
 
   // Whether a delivery says that it is not the first of its task.
   static bool OnAmqp() { return GetParam().starts_with("amqp"); }
+  static bool OnQuorum() { return GetParam() == "amqp_quorum"; }
 
   static bool MarksRedelivered() { return GetParam() != "redis"; }
 
@@ -534,9 +540,10 @@ TEST_P(BrokerConformance, DeliveriesMayBeAckedWhileTheyAreHandedOut) {
   ExpectEmpty();
 }
 
-// A list of Redis has one order: as in machinery, priorities say nothing there.
+// A list of Redis has one order, as in machinery, and so has a quorum queue:
+// priorities say nothing there.
 TEST_P(BrokerConformance, HigherPrioritiesGoFirstWhereThereAreAny) {
-  const bool has_priorities = GetParam() != "redis";
+  const bool has_priorities = GetParam() != "redis" && !OnQuorum();
   Message low = Default("low");
   Message high = Default("high");
   high.priority = 9;
@@ -666,7 +673,8 @@ TEST_P(BrokerConformance, IsHealthyOnceItHasPublished) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, BrokerConformance,
-                         ::testing::Values("memory", "amqp", "amqps", "redis"),
+                         ::testing::Values("memory", "amqp", "amqps",
+                                           "amqp_quorum", "redis"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace
