@@ -24,6 +24,14 @@ const (
 	batchTasks = 1000
 	batchBytes = 16 << 20
 
+	// 100 tasks may exceed what the gateway takes, and so much in one message is no
+	// cheaper than in several.
+	streamBytes = 1 << 20
+
+	// So many tasks, and answers, wait for the sender of a stream, which finds those that
+	// are ready together.
+	readAhead = 100
+
 	closePatience = 2 * time.Second
 )
 
@@ -127,10 +135,10 @@ func refusal(s *status.Status) *Error {
 
 // SendStream sends tasks as they come, over one stream, and tells of each when it was
 // accepted or refused, in the order in which that happens: SendResult.Index says which.
-// The iterator of the tasks runs in a goroutine of its own and is asked for no more
-// tasks than the gateway takes. Tasks get ids of the client's own, so that those which
-// have no answer when the stream breaks are sent again, once in effect. What may pass is
-// repeated, see [WithRetryBudget].
+// The iterator of the tasks runs in a goroutine of its own and is at most 100 tasks
+// ahead of what the gateway takes. Tasks get ids of the client's own, so that those
+// which have no answer when the stream breaks are sent again, once in effect. What may
+// pass is repeated, see [WithRetryBudget].
 //
 // When the stream cannot go on, or ctx ends, the tasks under way have that error, and
 // the last pair has it alone. To break off the loop ends the stream; tasks under way
@@ -141,7 +149,7 @@ func (c *Client) SendStream(ctx context.Context, tasks iter.Seq[*Task]) iter.Seq
 	return func(yield func(SendResult, error) bool) {
 		ctx, cancel := context.WithCancel(c.outgoing(ctx))
 		defer cancel()
-		incoming := make(chan *Task)
+		incoming := make(chan *Task, readAhead)
 		go func() {
 			defer close(incoming)
 			for task := range tasks {
@@ -152,7 +160,7 @@ func (c *Client) SendStream(ctx context.Context, tasks iter.Seq[*Task]) iter.Seq
 				}
 			}
 		}()
-		s := &sending{client: c, incoming: incoming, again: make(chan int64),
+		s := &sending{client: c, incoming: incoming, again: make(chan int64, readAhead),
 			ended: ctx.Done(), pending: map[int64]*streamed{}, yield: yield}
 		s.run(ctx)
 	}
@@ -202,6 +210,12 @@ func (s *sending) run(ctx context.Context) {
 		if fatal == nil {
 			continue
 		}
+		// Those that were read ahead are under way too.
+		for range len(s.incoming) {
+			if !s.add(<-s.incoming) {
+				return
+			}
+		}
 		for _, index := range s.unanswered(true) {
 			if !s.yield(SendResult{Index: int(index), Err: fatal}, nil) {
 				return
@@ -233,7 +247,7 @@ func (s *sending) one(ctx context.Context, retries *retries) error {
 	if err != nil {
 		return err
 	}
-	answers := make(chan *pb.StreamTasksResponse)
+	answers := make(chan *pb.StreamTasksResponse, readAhead)
 	var broke error // why answers is closed
 	go func() {
 		defer close(answers)
@@ -254,17 +268,19 @@ func (s *sending) one(ctx context.Context, retries *retries) error {
 
 	s.queue = s.unanswered(false)
 	credit := 0
+	most := 1 // tasks of a message
 	for s.incoming != nil || len(s.pending) > 0 {
-		if credit > 0 && len(s.queue) > 0 {
-			index := s.queue[0]
-			s.queue = s.queue[1:]
-			if s.send(stream, index) {
-				credit--
-			}
+		limit := min(credit, most)
+		incoming, told := s.incoming, answers
+		switch {
+		case len(s.queue) < limit && len(incoming)+len(s.again) > 0:
+			told = nil // first what the message still has room for
+		// Where credit is the limit, answers that are here bring more: else a stream of
+		// single tasks would stay one.
+		case limit > 0 && len(s.queue) > 0 && (credit >= most || len(answers) == 0):
+			credit -= s.send(stream, limit)
 			continue
-		}
-		incoming := s.incoming
-		if credit <= 0 {
+		case credit <= len(s.queue):
 			incoming = nil
 		}
 		select {
@@ -279,21 +295,30 @@ func (s *sending) one(ctx context.Context, retries *retries) error {
 		case index := <-s.again:
 			s.pending[index].paused = false
 			s.queue = append(s.queue, index)
-		case answer, more := <-answers:
+		case answer, more := <-told:
 			if !more {
 				if errors.Is(broke, io.EOF) {
 					return grpcstatus.Error(codes.Unavailable, "the stream ended too early")
 				}
 				return broke
 			}
+			if !s.heard {
+				most = max(1, int(answer.GetMaxTasks()))
+			}
 			s.heard = true
 			credit += int(answer.GetCredit())
-			if answer.GetOutcome() == nil {
-				continue
+			var outcomes []outcome
+			if answer.GetOutcome() != nil {
+				outcomes = append(outcomes, answer)
 			}
-			retries.succeeded()
-			if !s.answered(answer) {
-				return errStopped
+			for _, result := range answer.GetResults() {
+				outcomes = append(outcomes, result)
+			}
+			for _, outcome := range outcomes {
+				retries.succeeded()
+				if !s.answered(outcome) {
+					return errStopped
+				}
 			}
 		}
 	}
@@ -323,19 +348,43 @@ func (s *sending) add(task *Task) bool {
 	return true
 }
 
-// send is whether the task was still to be sent. What goes wrong is told by the
-// stream's answers.
-func (s *sending) send(stream grpc.ClientStream, index int64) bool {
-	task, ok := s.pending[index]
-	if ok {
-		_ = stream.SendMsg(&pb.StreamTasksRequest{Sequence: index, Task: task.task})
+// send writes tasks of the queue, at most limit, in one message; how many. What goes
+// wrong is told by the stream's answers.
+func (s *sending) send(stream grpc.ClientStream, limit int) int {
+	var tasks []*pb.StreamTask
+	bytes := 0
+	for len(s.queue) > 0 && len(tasks) < limit {
+		index := s.queue[0]
+		if task, ok := s.pending[index]; ok {
+			bytes += proto.Size(task.task)
+			if len(tasks) > 0 && bytes > streamBytes {
+				break
+			}
+			tasks = append(tasks, &pb.StreamTask{Sequence: index, Task: task.task})
+		}
+		s.queue = s.queue[1:]
 	}
-	return ok
+	switch len(tasks) {
+	case 0:
+	case 1:
+		_ = stream.SendMsg(&pb.StreamTasksRequest{Sequence: tasks[0].Sequence, Task: tasks[0].Task})
+	default:
+		_ = stream.SendMsg(&pb.StreamTasksRequest{Tasks: tasks})
+	}
+	return len(tasks)
+}
+
+// outcome is a StreamTasksResponse or one of its results.
+type outcome interface {
+	GetSequence() int64
+	GetTaskId() string
+	GetStatus() *status.Status
+	GetReplayed() bool
 }
 
 // answered tells what became of a task, or has it sent again later; false: nobody
 // listens any more.
-func (s *sending) answered(answer *pb.StreamTasksResponse) bool {
+func (s *sending) answered(answer outcome) bool {
 	index := answer.GetSequence()
 	task, ok := s.pending[index]
 	if !ok || task.paused {

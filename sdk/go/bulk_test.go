@@ -1,11 +1,13 @@
 package penstock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -123,7 +125,9 @@ func (s *streams) take(n int, stream pb.GatewayService_StreamTasksServer) (*pb.S
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ids[n] = append(s.ids[n], request.Task.Id)
+	for _, task := range tasksOf(request) {
+		s.ids[n] = append(s.ids[n], task.Task.Id)
+	}
 	return request, true
 }
 
@@ -132,11 +136,6 @@ func (s *streams) open() int {
 	defer s.mu.Unlock()
 	s.ids = append(s.ids, nil)
 	return len(s.ids) - 1
-}
-
-func answerTo(request *pb.StreamTasksRequest, credit int32) *pb.StreamTasksResponse {
-	return &pb.StreamTasksResponse{Sequence: request.Sequence, Credit: credit,
-		Outcome: &pb.StreamTasksResponse_TaskId{TaskId: request.Task.Id}}
 }
 
 func TestAStreamSendsNoMoreThanItsCredit(t *testing.T) {
@@ -159,16 +158,16 @@ func TestAStreamSendsNoMoreThanItsCredit(t *testing.T) {
 			early = append(early, request.Task.Name)
 		case <-time.After(200 * time.Millisecond):
 		}
-		_ = stream.Send(answerTo(two, 1))
+		_ = stream.Send(answerTo(two))
 		request := <-third
-		_ = stream.Send(answerTo(one, 1))
-		_ = stream.Send(answerTo(request, 1))
+		_ = stream.Send(answerTo(one))
+		_ = stream.Send(answerTo(request))
 		for {
 			request, more := s.take(n, stream)
 			if !more {
 				return nil
 			}
-			_ = stream.Send(answerTo(request, 1))
+			_ = stream.Send(answerTo(request))
 		}
 	}
 	var order []int
@@ -204,7 +203,7 @@ func TestTasksWithoutAnAnswerAreSentAgainUnderTheirIDs(t *testing.T) {
 			if n == 0 && i == 1 {
 				continue
 			}
-			_ = stream.Send(answerTo(request, 1))
+			_ = stream.Send(answerTo(request))
 		}
 	}
 	ids := map[int]string{}
@@ -237,7 +236,7 @@ func TestAStreamedTaskThatIsRefusedForNowComesAgain(t *testing.T) {
 			if err != nil {
 				return nil
 			}
-			answer := answerTo(request, 1)
+			answer := answerTo(request)
 			tries[request.Task.Name]++
 			switch {
 			case request.Task.Name == "1" && tries["1"] < 3:
@@ -268,6 +267,258 @@ func TestAStreamedTaskThatIsRefusedForNowComesAgain(t *testing.T) {
 	}
 }
 
+// readyTasks are tasks that come without a pause; the channel is closed once the first
+// of them, as many as fit in a message, have been taken.
+func readyTasks(tasks []*Task) (iter.Seq[*Task], <-chan struct{}) {
+	ready := make(chan struct{})
+	return func(yield func(*Task) bool) {
+		for i, task := range tasks {
+			if !yield(task) {
+				return
+			}
+			if i+1 == min(len(tasks), 100) {
+				close(ready)
+			}
+		}
+	}, ready
+}
+
+func TestTasksThatAreReadyTogetherShareAMessage(t *testing.T) {
+	for _, test := range []struct{ credit, maxTasks, first int }{
+		{1000, 100, 100}, {1000, 7, 7}, {30, 100, 30}, {1000, 0, 1}, {1000, 1, 1},
+	} {
+		t.Run(fmt.Sprint(test), func(t *testing.T) {
+			fake := startFake(t)
+			tasks, ready := readyTasks(manyTasks(250))
+			var sizes []int // kept by the one stream
+			ended := make(chan struct{})
+			fake.onStream = func(stream pb.GatewayService_StreamTasksServer) error {
+				defer close(ended)
+				<-ready
+				_ = stream.Send(&pb.StreamTasksResponse{
+					Credit: int32(test.credit), MaxTasks: int32(test.maxTasks)})
+				for {
+					request, err := stream.Recv()
+					if err != nil {
+						return nil
+					}
+					sizes = append(sizes, len(tasksOf(request)))
+					answer := answerTo(request)
+					for _, result := range answer.Results {
+						result.Replayed = result.Sequence == 5
+					}
+					_ = stream.Send(answer)
+				}
+			}
+			next := 0
+			for result, err := range newTestClient(t, fake.address).SendStream(testContext(t), tasks) {
+				if err != nil || result.Err != nil || result.Index != next ||
+					!strings.HasPrefix(result.Task.ID, "task_") ||
+					result.Task.Replayed != (next == 5 && test.maxTasks > 1) {
+					t.Fatal(next, result, err)
+				}
+				next++
+			}
+			<-ended
+			if next != 250 || sizes[0] != test.first || slices.Max(sizes) > max(1, test.maxTasks) {
+				t.Error(next, sizes)
+			}
+		})
+	}
+}
+
+func TestATaskDoesNotWaitForAMessageToFill(t *testing.T) {
+	fake := startFake(t)
+	fake.onStream = func(stream pb.GatewayService_StreamTasksServer) error {
+		_ = stream.Send(&pb.StreamTasksResponse{Credit: 1000, MaxTasks: 100})
+		for {
+			request, err := stream.Recv()
+			if err != nil {
+				return nil
+			}
+			if request.Task == nil || len(request.Tasks) > 0 {
+				return refuse(codes.Internal, "INTERNAL")
+			}
+			_ = stream.Send(answerTo(request))
+		}
+	}
+	answered := make(chan struct{}, 1)
+	oneByOne := func(yield func(*Task) bool) {
+		for i := 0; i < 5 && yield(NewTask("add")); i++ {
+			<-answered
+		}
+	}
+	for result, err := range newTestClient(t, fake.address).SendStream(testContext(t), oneByOne) {
+		if err != nil || result.Err != nil {
+			t.Fatal(result.Err, err)
+		}
+		answered <- struct{}{}
+	}
+}
+
+func TestAStreamOfSingleTasksDoesNotStayOne(t *testing.T) {
+	fake := startFake(t)
+	came := make(chan struct{})
+	var sizes []int
+	fake.onStream = func(stream pb.GatewayService_StreamTasksServer) error {
+		_ = stream.Send(&pb.StreamTasksResponse{Credit: 50, MaxTasks: 100})
+		var singles []*pb.StreamTasksRequest
+		for {
+			request, err := stream.Recv()
+			if err != nil {
+				return nil
+			}
+			if len(singles) == 50 {
+				sizes = append(sizes, len(tasksOf(request)))
+				_ = stream.Send(answerTo(request))
+				continue
+			}
+			singles = append(singles, request)
+			came <- struct{}{}
+			if len(singles) == 50 { // they use up the credit
+				for _, request := range singles {
+					_ = stream.Send(answerTo(request))
+				}
+			}
+		}
+	}
+	slowAtFirst := func(yield func(*Task) bool) {
+		for i := 0; i < 100 && yield(NewTask("add")); i++ {
+			if i < 50 {
+				<-came
+			}
+		}
+	}
+	for result, err := range newTestClient(t, fake.address).SendStream(testContext(t), slowAtFirst) {
+		if err != nil || result.Err != nil {
+			t.Fatal(result.Err, err)
+		}
+		if result.Index == 0 {
+			time.Sleep(200 * time.Millisecond) // the other answers come
+		}
+	}
+	if len(sizes) > 10 { // one, were it not for a slow machine
+		t.Error(sizes)
+	}
+}
+
+func TestLargeTasksShareNoMessage(t *testing.T) {
+	fake := startFake(t)
+	large := manyTasks(5)
+	for _, task := range large {
+		task.Args = []any{strings.Repeat("x", 400<<10)}
+	}
+	tasks, ready := readyTasks(large)
+	var sizes []int
+	fake.onStream = func(stream pb.GatewayService_StreamTasksServer) error {
+		<-ready
+		_ = stream.Send(&pb.StreamTasksResponse{Credit: 1000, MaxTasks: 100})
+		for {
+			request, err := stream.Recv()
+			if err != nil {
+				return nil
+			}
+			sizes = append(sizes, len(tasksOf(request)))
+			_ = stream.Send(answerTo(request))
+		}
+	}
+	for result, err := range newTestClient(t, fake.address).SendStream(testContext(t), tasks) {
+		if err != nil || result.Err != nil {
+			t.Fatal(result.Err, err)
+		}
+	}
+	if !slices.Equal(sizes, []int{2, 2, 1}) {
+		t.Error(sizes)
+	}
+}
+
+func TestAStreamThatBreaksAmidSeveralTasksGoesOn(t *testing.T) {
+	fake := startFake(t)
+	var s streams
+	tasks, ready := readyTasks(manyTasks(150))
+	largest := make([]int, 2)
+	fake.onStream = func(stream pb.GatewayService_StreamTasksServer) error {
+		n := s.open()
+		<-ready
+		first := &pb.StreamTasksResponse{Credit: 100}
+		if n == 0 { // the next gateway is an old one
+			first.MaxTasks = 20
+		}
+		_ = stream.Send(first)
+		for i := 0; ; i++ {
+			request, more := s.take(n, stream)
+			if !more {
+				return nil
+			}
+			largest[n] = max(largest[n], len(tasksOf(request)))
+			if n == 0 && i == 3 { // of 80 tasks, 40 are answered
+				return refuse(codes.Unavailable, Draining)
+			}
+			if n > 0 || i == 0 || i == 2 {
+				_ = stream.Send(answerTo(request))
+			}
+		}
+	}
+	ids := map[int]string{}
+	for result, err := range newTestClient(t, fake.address).SendStream(testContext(t), tasks) {
+		if err != nil || result.Err != nil || ids[result.Index] != "" {
+			t.Fatal(err, result)
+		}
+		ids[result.Index] = result.Task.ID
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(ids) != 150 || len(s.ids) != 2 || !slices.Equal(largest, []int{20, 1}) {
+		t.Fatal(len(ids), len(s.ids), largest)
+	}
+	again := slices.Concat(s.ids[0][20:40], s.ids[0][60:80])
+	if len(s.ids[1]) != 110 || !slices.Equal(s.ids[1][:40], again) {
+		t.Error(s.ids)
+	}
+}
+
+func TestOfSeveralTasksOnlyTheRefusedComeAgain(t *testing.T) {
+	fake := startFake(t)
+	tasks, ready := readyTasks(manyTasks(6))
+	tries := map[string]int{}
+	fake.onStream = func(stream pb.GatewayService_StreamTasksServer) error {
+		<-ready
+		_ = stream.Send(&pb.StreamTasksResponse{Credit: 10, MaxTasks: 100})
+		for {
+			request, err := stream.Recv()
+			if err != nil {
+				return nil
+			}
+			answer := answerTo(request)
+			for i, task := range tasksOf(request) {
+				tries[task.Task.Name]++
+				switch name := task.Task.Name; {
+				case (name == "1" || name == "4") && tries[name] == 1:
+					answer.Results[i].Outcome = &pb.StreamTaskResult_Status{Status: status.Convert(
+						refuse(codes.Unavailable, BrokerNack, retryAfter(200*time.Millisecond))).Proto()}
+				case name == "2":
+					answer.Results[i].Outcome = &pb.StreamTaskResult_Status{Status: status.Convert(
+						refuse(codes.InvalidArgument, InvalidField)).Proto()}
+				}
+			}
+			_ = stream.Send(answer)
+		}
+	}
+	var order []int
+	for result, err := range newTestClient(t, fake.address).SendStream(testContext(t), tasks) {
+		if err != nil || errors.Is(result.Err, InvalidField) != (result.Index == 2) {
+			t.Fatal(result, err)
+		}
+		order = append(order, result.Index)
+	}
+	if len(order) != 6 || !slices.Equal(order[:4], []int{0, 2, 3, 5}) {
+		t.Error(order)
+	}
+	if tries["0"] != 1 || tries["1"] != 2 || tries["2"] != 1 || tries["4"] != 2 {
+		t.Error(tries)
+	}
+}
+
 func TestALongStreamOutlivesItsConnections(t *testing.T) {
 	shortSteady(t)
 	fake := startFake(t)
@@ -281,7 +532,7 @@ func TestALongStreamOutlivesItsConnections(t *testing.T) {
 					ended <- nil
 					return
 				}
-				_ = stream.Send(answerTo(request, 1))
+				_ = stream.Send(answerTo(request))
 			}
 		}()
 		select {
@@ -351,7 +602,7 @@ func TestBreakingOffAStreamEndsIt(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			_ = stream.Send(answerTo(request, 1))
+			_ = stream.Send(answerTo(request))
 		}
 	}
 	for range newTestClient(t, fake.address).SendStream(testContext(t), slices.Values(manyTasks(100))) {
@@ -366,17 +617,21 @@ func TestBreakingOffAStreamEndsIt(t *testing.T) {
 
 func TestAStreamEndsWithItsContext(t *testing.T) {
 	fake := startFake(t)
-	fake.onStream = func(stream pb.GatewayService_StreamTasksServer) error {
-		<-stream.Context().Done()
+	// The gateway knows the deadline too, and must not be the first to act on it.
+	ended := make(chan struct{})
+	t.Cleanup(func() { close(ended) })
+	fake.onStream = func(pb.GatewayService_StreamTasksServer) error {
+		<-ended
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
-	var last error
-	for _, err := range newTestClient(t, fake.address).SendStream(ctx, slices.Values(manyTasks(3))) {
-		last = err
+	var got []error
+	for result, err := range newTestClient(t, fake.address).SendStream(ctx, slices.Values(manyTasks(3))) {
+		got = append(got, cmp.Or(result.Err, err))
 	}
-	if !errors.Is(last, context.DeadlineExceeded) {
-		t.Error(last)
+	// Those that were never sent have it too.
+	if len(got) != 4 || slices.ContainsFunc(got, func(err error) bool { return !errors.Is(err, context.DeadlineExceeded) }) {
+		t.Error(got)
 	}
 }

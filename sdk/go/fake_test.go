@@ -148,3 +148,25 @@ func (f *fakeGateway) WatchState(in *pb.WatchStateRequest, stream pb.GatewayServ
 func (f *fakeGateway) StreamTasks(stream pb.GatewayService_StreamTasksServer) error {
 	return f.onStream(stream)
 }
+
+// tasksOf are the tasks of a message.
+func tasksOf(request *pb.StreamTasksRequest) []*pb.StreamTask {
+	if len(request.Tasks) > 0 {
+		return request.Tasks
+	}
+	return []*pb.StreamTask{{Sequence: request.Sequence, Task: request.Task}}
+}
+
+// answerTo accepts the tasks of a message.
+func answerTo(request *pb.StreamTasksRequest) *pb.StreamTasksResponse {
+	if len(request.Tasks) == 0 {
+		return &pb.StreamTasksResponse{Sequence: request.Sequence, Credit: 1,
+			Outcome: &pb.StreamTasksResponse_TaskId{TaskId: request.Task.Id}}
+	}
+	answer := &pb.StreamTasksResponse{Credit: int32(len(request.Tasks))}
+	for _, task := range request.Tasks {
+		answer.Results = append(answer.Results, &pb.StreamTaskResult{Sequence: task.Sequence,
+			Outcome: &pb.StreamTaskResult_TaskId{TaskId: task.Task.Id}})
+	}
+	return answer
+}
