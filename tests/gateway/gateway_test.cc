@@ -1159,6 +1159,19 @@ TEST_F(SendAndWaitTest, DrainLetsItsSendEnd) {
   EXPECT_EQ(send.send_response.state().status(), v1::TASK_STATUS_PENDING);
 }
 
+TEST_F(SendAndWaitTest, ADrainsDeadlineEndsIt) {
+  StartServer();
+  broker_.Hold();
+  Pending send{.context = Context()};
+  Begin(Waiting(MakeTask("add", {1, 1})), send);
+  broker_.AwaitHeld(1);
+  server_->Drain(absl::Now());
+  send.ended.WaitForNotification();
+  EXPECT_FALSE(send.status.ok());
+  server_.reset();
+  broker_.Release();  // its completion finds nobody, and harms nothing
+}
+
 // ---- the server -----------------------------------------------------------
 
 TEST_F(GatewayTest, DrainEndsWaitsAndWatchesAndRefusesSends) {
