@@ -4,12 +4,21 @@ import pathlib
 import subprocess
 import tempfile
 import threading
+import time
 import unittest
 
 import grpc
 
 import penstock
-from fake_gateway import FakeGateway, Refused, accepted, refused, status
+from fake_gateway import (
+    FakeGateway,
+    Refused,
+    accepted,
+    refused,
+    status,
+    stream_answer,
+    tasks_of,
+)
 from penstock import Status, Task, aio
 from penstock._channel import Retry, channel_arguments, metadata_list
 from penstock.v1 import gateway_pb2 as pb
@@ -279,18 +288,34 @@ class Waiting(WithGateway):
         self.assertEqual(seen, ["PENDING", "STARTED", "SUCCESS"])
 
 
-def taking(count, end=None):
-    """A stream that answers so many tasks, and then ends so or when they are over."""
+def taking(count, end=None, *, credit=2, max_tasks=0, ready=None, refusals=()):
+    """A stream that answers so many messages, and then ends so or when they are over.
+
+    ready: an Event that it waits for before its first answer.
+    """
 
     def answer(requests):
-        yield pb.StreamTasksResponse(credit=2)
+        if ready is not None:
+            ready.wait()
+        yield pb.StreamTasksResponse(credit=credit, max_tasks=max_tasks)
         for number, request in enumerate(requests):
             if number == count:
                 raise end
-            yield pb.StreamTasksResponse(sequence=request.sequence,
-                                         task_id=request.task.id, credit=1)
+            yield stream_answer(request, refusals)
 
     return answer
+
+
+def numbered(count, ready):
+    """So many tasks; `ready` is set when the client has all of them."""
+    for i in range(count):
+        yield Task("add", id=f"t{i}")
+    ready.set()
+
+
+# The first task of a stream may pass later, the second one never.
+REFUSALS = {0: status(UNAVAILABLE, "BROKER_NACK"),
+            1: status(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")}
 
 
 class Many(WithGateway):
@@ -332,6 +357,80 @@ class Many(WithGateway):
             taking(4, Refused(grpc.StatusCode.CANCELLED)), taking(None)]
         sent = list(self.client.stream(Task("add", i) for i in range(20)))
         self.assertEqual(sorted(each.index for each in sent), list(range(20)))
+
+    def test_those_that_are_ready_share_a_message(self):
+        for credit, max_tasks, sizes in [
+            (1000, 100, [100, 100, 0]),  # one alone is in `task`
+            (1000, 150, [150, 51]),
+            (80, 100, [80, 80, 41]),
+            (1000, 1, [0] * 201),
+            (1000, 0, [0] * 201),  # a gateway that does not know of it
+        ]:
+            with self.subTest(credit=credit, max_tasks=max_tasks):
+                ready = threading.Event()
+                self.gateway.streams.clear()
+                self.gateway.answers = [
+                    taking(None, credit=credit, max_tasks=max_tasks, ready=ready)]
+                sent = list(self.client.stream(numbered(201, ready)))
+                self.assertEqual([(each.index, each.task.id, each.handle.id) for each in sent],
+                                 [(i, f"t{i}", f"t{i}") for i in range(201)])
+                self.assertEqual(self.gateway.sizes(), [sizes])
+
+    def test_none_waits_for_others_to_share_a_message(self):
+        self.gateway.answers = [taking(None, credit=1000, max_tasks=100)]
+        told = threading.Semaphore(0)
+
+        def tasks():
+            for _ in range(3):
+                yield Task("add")
+                told.acquire()
+
+        for _ in self.client.stream(tasks()):
+            told.release()
+        self.assertEqual(self.gateway.sizes(), [[0, 0, 0]])
+
+    def test_a_message_is_no_larger_than_a_gateway_takes(self):
+        ready = threading.Event()
+
+        def tasks():
+            for size in [200_000] * 7 + [2_000_000] + [200_000] * 6:
+                yield Task("add", "x" * size)
+            ready.set()
+
+        self.gateway.answers = [taking(None, credit=1000, max_tasks=100, ready=ready)]
+        self.assertEqual(len(list(self.client.stream(tasks()))), 14)
+        self.assertEqual(self.gateway.sizes(), [[5, 2, 0, 5, 0]])
+
+    def test_a_stream_that_breaks_amid_several_goes_on(self):
+        ready = threading.Event()
+        # Each gateway says for itself how many it takes.
+        self.gateway.answers = [
+            taking(1, Refused(UNAVAILABLE, "DRAINING"), credit=10, max_tasks=5, ready=ready),
+            taking(2, Refused(grpc.StatusCode.CANCELLED), credit=10),
+            taking(None, credit=10, max_tasks=7)]
+        sent = list(self.client.stream(numbered(20, ready)))
+        self.assertEqual(sorted(each.handle.id for each in sent),
+                         sorted(f"t{i}" for i in range(20)))
+        first, second, third = self.gateway.sizes()
+        self.assertEqual((first[:2], set(second), third[0]), ([5, 5], {0}, 7))
+
+    def test_one_of_several_that_may_pass_goes_again(self):
+        ready = threading.Event()
+        self.gateway.answers = [
+            taking(None, credit=3, max_tasks=3, ready=ready, refusals=REFUSALS),
+            taking(None, credit=3, max_tasks=3)]
+        sent = []
+        for each in self.client.stream(numbered(4, ready)):
+            if not sent:
+                # Nothing tells that "t3" does not go to the first one; it would at once.
+                time.sleep(0.2)
+            sent.append(each)
+        self.assertEqual([each.index for each in sent], [1, 2, 0, 3])
+        self.assertEqual(sent[0].error.reason, "INVALID_FIELD")
+        self.assertEqual([each.handle.id for each in sent[1:]], ["t2", "t0", "t3"])
+        self.assertEqual([[each.task.id for request in stream for each in tasks_of(request)]
+                          for stream in self.gateway.streams],
+                         [["t0", "t1", "t2"], ["t0", "t3"]])
 
     def test_a_task_that_may_pass_goes_again_under_its_id(self):
         seen = []
@@ -471,6 +570,38 @@ class WithAsyncio(unittest.IsolatedAsyncioTestCase):
 
         sent = [each async for each in self.client.stream(tasks())]
         self.assertEqual(sorted(each.index for each in sent), list(range(20)))
+
+    async def test_those_that_are_ready_share_a_message(self):
+        for max_tasks, sizes in [(100, [100, 100, 0]), (0, [0] * 201)]:
+            ready = threading.Event()
+            self.gateway.streams.clear()
+            self.gateway.answers = [
+                taking(None, credit=1000, max_tasks=max_tasks, ready=ready)]
+            sent = [each async for each in self.client.stream(numbered(201, ready))]
+            self.assertEqual([each.handle.id for each in sent], [f"t{i}" for i in range(201)])
+            self.assertEqual(self.gateway.sizes(), [sizes])
+
+    async def test_a_stream_that_breaks_amid_several_goes_on(self):
+        ready = threading.Event()
+        self.gateway.answers = [
+            taking(1, Refused(UNAVAILABLE, "DRAINING"), credit=10, max_tasks=5, ready=ready),
+            taking(2, Refused(UNAVAILABLE, "DRAINING"), credit=10),
+            taking(None, credit=10, max_tasks=7)]
+        sent = [each async for each in self.client.stream(numbered(20, ready))]
+        self.assertEqual(sorted(each.handle.id for each in sent),
+                         sorted(f"t{i}" for i in range(20)))
+        first, second, third = self.gateway.sizes()
+        self.assertEqual((first[:2], set(second), third[0]), ([5, 5], {0}, 7))
+
+    async def test_one_of_several_that_may_pass_goes_again(self):
+        ready = threading.Event()
+        self.gateway.answers = [
+            taking(None, credit=3, max_tasks=3, ready=ready, refusals=REFUSALS),
+            taking(None, credit=3, max_tasks=3)]
+        sent = [each async for each in self.client.stream(numbered(3, ready))]
+        self.assertEqual([(each.index, each.error is None) for each in sent],
+                         [(1, False), (2, True), (0, True)])
+        self.assertEqual(self.gateway.sizes(), [[3], [0]])
 
     async def test_a_stream_of_a_list(self):
         self.gateway.answers = [taking(None)]

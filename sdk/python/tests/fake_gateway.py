@@ -41,11 +41,13 @@ class Refused(Exception):
 
 class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
     """`answers` are functions of a request and its metadata, one for each call; the
-    last one answers all that follow. `calls` are the requests and their metadata."""
+    last one answers all that follow. `calls` are the requests and their metadata;
+    `streams` the messages of each StreamTasks."""
 
     def __init__(self, credentials=None):
         self.answers = []
         self.calls = []
+        self.streams = []
         self._server = grpc.server(concurrent.futures.ThreadPoolExecutor(16))
         gateway_pb2_grpc.add_GatewayServiceServicer_to_server(self, self._server)
         self.port = (self._server.add_insecure_port("127.0.0.1:0") if credentials is None
@@ -86,15 +88,44 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
 
     def StreamTasks(self, requests, context):  # pylint: disable=invalid-name
         self.calls.append((None, dict(context.invocation_metadata())))
+        messages = []
+        self.streams.append(messages)
+
+        def seen():
+            for request in requests:
+                messages.append(request)
+                yield request
+
         try:
-            yield from self._next()(requests)
+            yield from self._next()(seen())
         except Refused as refused:
             self._refuse(context, refused)
+
+    def sizes(self):
+        """Of each stream: how many `tasks` its messages have; 0: the one is in `task`."""
+        return [[len(request.tasks) for request in stream] for stream in self.streams]
 
 
 def accepted(request):
     """An answer of SendTask."""
     return pb.SendTaskResponse(task_id=request.task.id or "task_1")
+
+
+def tasks_of(request):
+    """The tasks of a message of a stream, with their numbers."""
+    return request.tasks or [request]
+
+
+def stream_answer(request, refusals=()):
+    """The answer to a message of a stream; refusals: statuses by number."""
+    results = [
+        {"sequence": each.sequence, "status": refusals[each.sequence]}
+        if each.sequence in refusals
+        else {"sequence": each.sequence, "task_id": each.task.id}
+        for each in tasks_of(request)]
+    if request.tasks:
+        return pb.StreamTasksResponse(results=results, credit=len(results))
+    return pb.StreamTasksResponse(credit=1, **results[0])
 
 
 def refused(*words, **more):

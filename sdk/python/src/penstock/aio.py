@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import time
 from typing import (
     Any,
@@ -61,6 +62,8 @@ from penstock.tasks import (
     Task,
     batches,
     new_request_id,
+    next_message,
+    take_answer,
     task_of,
     with_own_id,
 )
@@ -264,26 +267,19 @@ class Client:
         breaks, those without an answer are sent again: they have ids, and run once.
         """
         retry = Retry(self._retry_budget if retry_budget is None else retry_budget)
-        sender = _StreamSender(tasks)
+        sender = _StreamSender(tasks, functools.partial(TaskHandle, self))
         try:
             while True:
                 call = self._stub.StreamTasks(sender.requests(),
                                               metadata=self._all_metadata(metadata))
                 try:
                     async for answer in call:
-                        error = None
-                        if answer.HasField("status"):
-                            error = call_error(answer.status)
-                            if error.retryable:
-                                break
-                        task = await sender.answered(answer)
-                        if task is None:
-                            continue
-                        retry.succeeded()
-                        handle = None
-                        if error is None:
-                            handle = TaskHandle(self, answer.task_id, answer.replayed)
-                        yield Sent(answer.sequence, task, handle, error)
+                        told, error = await sender.answered(answer)
+                        for sent in told:
+                            retry.succeeded()
+                            yield sent
+                        if error is not None:
+                            break
                     else:
                         if sender.finished():
                             return
@@ -539,12 +535,15 @@ class _StreamSender:
 
     _AHEAD = 1000
 
-    def __init__(self, tasks: Union[Iterable[Task], AsyncIterable[Task]]) -> None:
+    def __init__(self, tasks: Union[Iterable[Task], AsyncIterable[Task]],
+                 handle: Callable[[str, bool], TaskHandle]) -> None:
         self._changed = asyncio.Condition()
-        self._to_send: collections.deque[pb.StreamTasksRequest] = collections.deque()
-        self._unanswered: dict[int, tuple[Task, pb.StreamTasksRequest]] = {}
+        self._handle = handle
+        self._to_send: collections.deque[pb.StreamTask] = collections.deque()
+        self._unanswered: dict[int, tuple[Task, pb.StreamTask]] = {}
         self._taken = 0  # tasks, so far
         self._credit = 0
+        self._max_tasks = 1  # of a message
         self._stream = 0  # counts them: an old one sends no more
         self._exhausted = False
         self._error: Optional[Exception] = None
@@ -568,18 +567,19 @@ class _StreamSender:
         message = with_own_id(task.to_message())
         async with self._changed:
             await self._changed.wait_for(lambda: len(self._unanswered) < self._AHEAD)
-            request = pb.StreamTasksRequest(sequence=self._taken, task=message)
+            numbered = pb.StreamTask(sequence=self._taken, task=message)
             self._taken += 1
-            self._unanswered[request.sequence] = (task, request)
-            self._to_send.append(request)
+            self._unanswered[numbered.sequence] = (task, numbered)
+            self._to_send.append(numbered)
             self._changed.notify_all()
 
     def requests(self) -> AsyncIterator[pb.StreamTasksRequest]:
         """What a new stream is to send: first all that has no answer."""
         self._stream += 1
         self._credit = 0
+        self._max_tasks = 1
         self._to_send = collections.deque(
-            request for _, (_, request) in sorted(self._unanswered.items()))
+            message for _, (_, message) in sorted(self._unanswered.items()))
         return self._requests(self._stream)
 
     async def _requests(self, stream: int) -> AsyncIterator[pb.StreamTasksRequest]:
@@ -589,22 +589,25 @@ class _StreamSender:
                     self._credit > 0 and self._to_send))
                 if self._is_over(stream):
                     return
-                self._credit -= 1
-                request = self._to_send.popleft()
+                request = next_message(self._to_send, min(self._credit, self._max_tasks))
+                self._credit -= len(request.tasks) or 1
             yield request
 
     def _is_over(self, stream: int) -> bool:
         return stream != self._stream or (self._exhausted and not self._to_send)
 
-    async def answered(self, answer: pb.StreamTasksResponse) -> Optional[Task]:
-        """The task that an answer is about; None: about none, or one answered before."""
+    async def answered(
+        self, answer: pb.StreamTasksResponse
+    ) -> tuple[list[Sent], Optional[CallError]]:
+        """What it tells of tasks; and an error, where others need another stream."""
         async with self._changed:
-            self._credit += answer.credit
+            told, error = take_answer(answer, self._unanswered, self._handle)
+            # What this stream still took would be sent twice.
+            self._credit = self._credit + answer.credit if error is None else 0
+            # Only the first answer, which is about no task, has it.
+            self._max_tasks = max(self._max_tasks, answer.max_tasks)
             self._changed.notify_all()
-            if answer.WhichOneof("outcome") is None:
-                return None
-            task, _ = self._unanswered.pop(answer.sequence, (None, None))
-            return task
+            return told, error
 
     def finished(self) -> bool:
         """Whether all have an answer; raises what the program's tasks raised."""

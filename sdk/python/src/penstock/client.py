@@ -16,6 +16,7 @@ Options of calls, all in seconds:
 from __future__ import annotations
 
 import collections
+import functools
 import threading
 import time
 from typing import Any, Callable, Iterable, Iterator, Optional, Sequence, Union
@@ -57,6 +58,8 @@ from penstock.tasks import (
     Task,
     batches,
     new_request_id,
+    next_message,
+    take_answer,
     task_of,
     with_own_id,
 )
@@ -265,26 +268,19 @@ class Client:
         breaks, those without an answer are sent again: they have ids, and run once.
         """
         retry = Retry(self._retry_budget if retry_budget is None else retry_budget)
-        sender = _StreamSender(tasks)
+        sender = _StreamSender(tasks, functools.partial(TaskHandle, self))
         try:
             while True:
                 call = self._stub.StreamTasks(sender.requests(),
                                               metadata=self._all_metadata(metadata))
                 try:
                     for answer in call:
-                        error = None
-                        if answer.HasField("status"):
-                            error = call_error(answer.status)
-                            if error.retryable:
-                                break
-                        task = sender.answered(answer)
-                        if task is None:
-                            continue
-                        retry.succeeded()
-                        handle = None
-                        if error is None:
-                            handle = TaskHandle(self, answer.task_id, answer.replayed)
-                        yield Sent(answer.sequence, task, handle, error)
+                        told, error = sender.answered(answer)
+                        for sent in told:
+                            retry.succeeded()
+                            yield sent
+                        if error is not None:
+                            break
                     else:
                         if sender.finished():
                             return
@@ -525,11 +521,14 @@ class _StreamSender:
 
     _AHEAD = 1000
 
-    def __init__(self, tasks: Iterable[Task]) -> None:
+    def __init__(self, tasks: Iterable[Task],
+                 handle: Callable[[str, bool], TaskHandle]) -> None:
         self._changed = threading.Condition()
-        self._to_send: collections.deque[pb.StreamTasksRequest] = collections.deque()
-        self._unanswered: dict[int, tuple[Task, pb.StreamTasksRequest]] = {}
+        self._handle = handle
+        self._to_send: collections.deque[pb.StreamTask] = collections.deque()
+        self._unanswered: dict[int, tuple[Task, pb.StreamTask]] = {}
         self._credit = 0
+        self._max_tasks = 1  # of a message
         self._stream = 0  # counts them: an old one sends no more
         self._exhausted = False
         self._closed = False
@@ -541,15 +540,15 @@ class _StreamSender:
         error = None
         try:
             for sequence, task in enumerate(tasks):
-                request = pb.StreamTasksRequest(sequence=sequence,
-                                                task=with_own_id(task.to_message()))
+                message = pb.StreamTask(sequence=sequence,
+                                        task=with_own_id(task.to_message()))
                 with self._changed:
                     self._changed.wait_for(
                         lambda: self._closed or len(self._unanswered) < self._AHEAD)
                     if self._closed:
                         return
-                    self._unanswered[sequence] = (task, request)
-                    self._to_send.append(request)
+                    self._unanswered[sequence] = (task, message)
+                    self._to_send.append(message)
                     self._changed.notify_all()
         except BaseException as caught:  # the program's own: it is raised there
             error = caught
@@ -563,8 +562,9 @@ class _StreamSender:
         with self._changed:
             self._stream += 1
             self._credit = 0
+            self._max_tasks = 1
             self._to_send = collections.deque(
-                request for _, (_, request) in sorted(self._unanswered.items()))
+                message for _, (_, message) in sorted(self._unanswered.items()))
             self._changed.notify_all()
             stream = self._stream
         return self._requests(stream)
@@ -576,23 +576,26 @@ class _StreamSender:
                     self._credit > 0 and self._to_send))
                 if self._is_over(stream):
                     return
-                self._credit -= 1
-                request = self._to_send.popleft()
+                request = next_message(self._to_send, min(self._credit, self._max_tasks))
+                self._credit -= len(request.tasks) or 1
             yield request
 
     def _is_over(self, stream: int) -> bool:
         return self._closed or stream != self._stream or (
             self._exhausted and not self._to_send)
 
-    def answered(self, answer: pb.StreamTasksResponse) -> Optional[Task]:
-        """The task that an answer is about; None: about none, or one answered before."""
+    def answered(
+        self, answer: pb.StreamTasksResponse
+    ) -> tuple[list[Sent], Optional[CallError]]:
+        """What it tells of tasks; and an error, where others need another stream."""
         with self._changed:
-            self._credit += answer.credit
+            told, error = take_answer(answer, self._unanswered, self._handle)
+            # What this stream still took would be sent twice.
+            self._credit = self._credit + answer.credit if error is None else 0
+            # Only the first answer, which is about no task, has it.
+            self._max_tasks = max(self._max_tasks, answer.max_tasks)
             self._changed.notify_all()
-            if answer.WhichOneof("outcome") is None:
-                return None
-            task, _ = self._unanswered.pop(answer.sequence, (None, None))
-            return task
+            return told, error
 
     def finished(self) -> bool:
         """Whether all have an answer; raises what the program's tasks raised."""

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime
 import uuid
-from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import (
+    Any,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Union,
+)
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
-from penstock.errors import CallError
+from penstock.errors import CallError, call_error
 from penstock.v1 import gateway_pb2, messages_pb2
 from penstock.values import to_message
 
@@ -18,6 +29,9 @@ Seconds = Union[int, float, datetime.timedelta]
 # The limits of BatchSendTasks: tasks, and bytes with room for the rest.
 MAX_BATCH = 1000
 MAX_BATCH_BYTES = 60 << 20
+# Of tasks that share a message of a stream: gateways take 64 MiB, and that much in
+# one message is no cheaper than in several.
+MAX_SHARED_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +204,47 @@ def batches(
             request_id=request_id if end - begin == len(messages)
             else f"{request_id}.{begin}")
         begin = end
+
+
+def next_message(
+    ready: collections.deque[gateway_pb2.StreamTask], most: int
+) -> gateway_pb2.StreamTasksRequest:
+    """Takes the next tasks of a stream, at most so many of those that are ready."""
+    tasks: list[gateway_pb2.StreamTask] = []
+    size = 0
+    while ready and len(tasks) < most:
+        size += ready[0].ByteSize()
+        if tasks and size > MAX_SHARED_BYTES:
+            break
+        tasks.append(ready.popleft())
+    if len(tasks) > 1:
+        return gateway_pb2.StreamTasksRequest(tasks=tasks)
+    return gateway_pb2.StreamTasksRequest(sequence=tasks[0].sequence, task=tasks[0].task)
+
+
+def take_answer(
+    answer: gateway_pb2.StreamTasksResponse,
+    unanswered: dict[int, tuple[Task, gateway_pb2.StreamTask]],
+    handle: Callable[[str, bool], Any],
+) -> tuple[list[Sent], Optional[CallError]]:
+    """What became of tasks, which are unanswered no more; and why others go again."""
+    told: list[Sent] = []
+    again: Optional[CallError] = None
+    outcomes: list[Union[gateway_pb2.StreamTasksResponse, gateway_pb2.StreamTaskResult]]
+    outcomes = [answer, *answer.results]
+    for outcome in outcomes:
+        if outcome.WhichOneof("outcome") is None:
+            continue
+        error = call_error(outcome.status) if outcome.HasField("status") else None
+        if error is not None and error.retryable:
+            again = again or error
+            continue
+        known = unanswered.pop(outcome.sequence, None)
+        if known is None:  # it was answered before
+            continue
+        sent = handle(outcome.task_id, outcome.replayed) if error is None else None
+        told.append(Sent(outcome.sequence, known[0], sent, error))
+    return told, again
 
 
 def _argument(value: Any, position: int, name: str) -> messages_pb2.Value:
