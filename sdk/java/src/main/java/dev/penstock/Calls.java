@@ -71,9 +71,12 @@ final class Calls {
             link.channel, MetadataUtils.newAttachHeadersInterceptor(metadata));
   }
 
-  /** A call without a deadline, which the caller starts. */
+  /**
+   * A call without a deadline, which the caller starts. It is ready when all that it was given has
+   * left.
+   */
   <Q, R> ClientCall<Q, R> open(MethodDescriptor<Q, R> method) {
-    return channel.newCall(method, CallOptions.DEFAULT);
+    return channel.newCall(method, CallOptions.DEFAULT.withOnReadyThreshold(1));
   }
 
   /** One request, one answer, with the deadline and the retries of these calls. */

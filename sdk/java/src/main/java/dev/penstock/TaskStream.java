@@ -1,6 +1,8 @@
 package dev.penstock;
 
 import dev.penstock.v1.GatewayServiceGrpc;
+import dev.penstock.v1.StreamTask;
+import dev.penstock.v1.StreamTaskResult;
 import dev.penstock.v1.StreamTasksRequest;
 import dev.penstock.v1.StreamTasksResponse;
 import io.grpc.ClientCall;
@@ -31,17 +33,19 @@ import java.util.concurrent.CompletableFuture;
  * }</pre>
  */
 public final class TaskStream implements AutoCloseable {
+  // 100 tasks may exceed what the gateway takes, and so much in one message is no cheaper than in
+  // several.
+  private static final int MESSAGE_BYTES = 1 << 20;
+
   /** A task without an answer. */
   private static final class Pending {
-    final long sequence;
-    final dev.penstock.v1.Task task;
+    final StreamTask task;
     final CompletableFuture<TaskHandle> future = new CompletableFuture<>();
     final long began = System.nanoTime();
     int tries;
     boolean pausing; // it is sent again when its pause is over
 
-    Pending(long sequence, dev.penstock.v1.Task task) {
-      this.sequence = sequence;
+    Pending(StreamTask task) {
       this.task = task;
     }
   }
@@ -53,6 +57,7 @@ public final class TaskStream implements AutoCloseable {
   private final Deque<Pending> queue = new ArrayDeque<>(); // to be sent, in order
   private Connection connection; // null: there is none, or a pause before the next
   private int credit; // how many tasks may be sent before another answer comes
+  private int maxTasks = 1; // of a message, as far as is known
   private int senders; // threads that wait in send()
   private long sequence;
   private int tries; // since the last answer
@@ -67,7 +72,7 @@ public final class TaskStream implements AutoCloseable {
 
   /**
    * Sends a task. Blocks while as many are without an answer as the gateway allows, which is about
-   * 1,000.
+   * 1,000, and the next message is full.
    *
    * @return completes when the gateway accepted the task, or with {@link RpcException} when it
    *     refused it; runs dependents on a thread of gRPC's, where they must not block
@@ -82,7 +87,7 @@ public final class TaskStream implements AutoCloseable {
     synchronized (this) {
       ++senders;
       try {
-        while (broken == null && !closing && (credit <= 0 || !queue.isEmpty())) {
+        while (broken == null && !closing && !hasRoom()) {
           connect();
           pause();
         }
@@ -91,8 +96,9 @@ public final class TaskStream implements AutoCloseable {
       }
       if (closing) throw new IllegalStateException("the stream was closed");
       if (broken != null) throw again(broken);
-      Pending pending = new Pending(sequence++, proto);
-      unanswered.put(pending.sequence, pending);
+      Pending pending =
+          new Pending(StreamTask.newBuilder().setSequence(sequence).setTask(proto).build());
+      unanswered.put(sequence++, pending);
       queue.add(pending);
       pump();
       return pending.future;
@@ -121,6 +127,11 @@ public final class TaskStream implements AutoCloseable {
     }
   }
 
+  /** Where messages take several tasks, as many get ready before there is credit for them. */
+  private boolean hasRoom() {
+    return queue.size() < (maxTasks > 1 ? maxTasks : Math.min(credit, 1));
+  }
+
   /** Waits for news, with the lock given back meanwhile. */
   private void pause() {
     try {
@@ -136,55 +147,86 @@ public final class TaskStream implements AutoCloseable {
     boolean needed = !queue.isEmpty() || senders > 0;
     if (!needed || connection != null || pausing || broken != null) return;
     if (tries++ == 0) began = System.nanoTime();
-    credit = 0;
     connection = new Connection();
     ClientCall<StreamTasksRequest, StreamTasksResponse> call =
         calls.open(GatewayServiceGrpc.getStreamTasksMethod());
     ClientCalls.asyncBidiStreamingCall(call, connection);
   }
 
-  /** Sends what may be sent. */
+  /**
+   * Sends what may be sent. While a message is on its way out, the tasks gather that the next one
+   * takes; with one task in each, that would only cost time.
+   */
   private synchronized void pump() {
     connect();
-    while (connection != null && credit > 0 && !queue.isEmpty() && connection.requests.isReady()) {
-      Pending next = queue.remove();
-      --credit;
-      ++next.tries;
-      connection.requests.onNext(
-          StreamTasksRequest.newBuilder().setSequence(next.sequence).setTask(next.task).build());
+    while (connection != null
+        && credit > 0
+        && !queue.isEmpty()
+        && (maxTasks == 1 || connection.requests.isReady())) {
+      connection.requests.onNext(message());
     }
     notifyAll();
   }
 
+  /** With the tasks that are ready: it never waits for more. */
+  private StreamTasksRequest message() {
+    List<StreamTask> tasks = new ArrayList<>();
+    int bytes = 0;
+    do {
+      Pending next = queue.remove();
+      --credit;
+      ++next.tries;
+      tasks.add(next.task);
+      bytes += next.task.getSerializedSize();
+    } while (credit > 0
+        && tasks.size() < maxTasks
+        && !queue.isEmpty()
+        && bytes + queue.element().task.getSerializedSize() <= MESSAGE_BYTES);
+    StreamTasksRequest.Builder message = StreamTasksRequest.newBuilder();
+    if (tasks.size() > 1) return message.addAllTasks(tasks).build();
+    StreamTask one = tasks.get(0);
+    return message.setSequence(one.getSequence()).setTask(one.getTask()).build();
+  }
+
   private void answered(Connection from, StreamTasksResponse answer) {
-    Pending done = null;
-    RpcException error = null;
+    List<Runnable> told = new ArrayList<>();
     synchronized (this) {
       if (from != connection) return;
       tries = 0;
       credit += answer.getCredit();
-      Pending pending = unanswered.get(answer.getSequence());
-      boolean isAnswer =
-          answer.getOutcomeCase() != StreamTasksResponse.OutcomeCase.OUTCOME_NOT_SET;
-      if (isAnswer && pending != null) {
-        if (answer.hasStatus()) error = RpcException.of(answer.getStatus(), null);
-        Optional<Duration> again =
-            error == null
-                ? Optional.empty()
-                : calls.pause(error, pending.tries, pending.began, calls.budget);
-        if (again.isPresent()) {
-          pending.pausing = true;
-          Calls.after(again.get(), () -> sendAgain(pending));
-        } else {
-          unanswered.remove(pending.sequence);
-          done = pending;
-        }
-      }
+      maxTasks = Math.max(maxTasks, answer.getMaxTasks()); // only the first one has it
+      StreamTaskResult.Builder one =
+          StreamTaskResult.newBuilder()
+              .setSequence(answer.getSequence())
+              .setReplayed(answer.getReplayed());
+      if (answer.hasTaskId()) one.setTaskId(answer.getTaskId());
+      if (answer.hasStatus()) one.setStatus(answer.getStatus());
+      settle(one.build(), told);
+      for (StreamTaskResult result : answer.getResultsList()) settle(result, told);
       pump();
     }
-    if (done == null) return;
-    if (error != null) done.future.completeExceptionally(error);
-    else done.future.complete(new TaskHandle(calls, answer.getTaskId(), answer.getReplayed()));
+    told.forEach(Runnable::run);
+  }
+
+  /** Adds to `told` what completes the task's future, or has the task sent again. */
+  private void settle(StreamTaskResult result, List<Runnable> told) {
+    Pending pending = unanswered.get(result.getSequence());
+    boolean isOutcome = result.hasTaskId() || result.hasStatus();
+    if (!isOutcome || pending == null) return;
+    if (result.hasStatus()) {
+      RpcException error = RpcException.of(result.getStatus(), null);
+      Optional<Duration> again = calls.pause(error, pending.tries, pending.began, calls.budget);
+      if (again.isPresent()) {
+        pending.pausing = true;
+        Calls.after(again.get(), () -> sendAgain(pending));
+        return;
+      }
+      told.add(() -> pending.future.completeExceptionally(error));
+    } else {
+      TaskHandle handle = new TaskHandle(calls, result.getTaskId(), result.getReplayed());
+      told.add(() -> pending.future.complete(handle));
+    }
+    unanswered.remove(result.getSequence());
   }
 
   private synchronized void sendAgain(Pending pending) {
@@ -201,6 +243,7 @@ public final class TaskStream implements AutoCloseable {
       if (from != connection) return;
       connection = null;
       credit = 0;
+      maxTasks = 1;
       queue.clear();
       for (Pending pending : unanswered.values()) {
         if (!pending.pausing) queue.add(pending);

@@ -14,6 +14,8 @@ import dev.penstock.v1.GetStateRequest;
 import dev.penstock.v1.GetStateResponse;
 import dev.penstock.v1.SendTaskRequest;
 import dev.penstock.v1.SendTaskResponse;
+import dev.penstock.v1.StreamTask;
+import dev.penstock.v1.StreamTaskResult;
 import dev.penstock.v1.StreamTasksRequest;
 import dev.penstock.v1.StreamTasksResponse;
 import dev.penstock.v1.TaskState;
@@ -99,6 +101,34 @@ final class FakeGateway extends GatewayServiceGrpc.GatewayServiceImplBase implem
 
   static SendTaskResponse accepted(String id) {
     return SendTaskResponse.newBuilder().setTaskId(id).build();
+  }
+
+  /** The tasks of a message of a stream, with their numbers. */
+  static List<StreamTask> tasksOf(StreamTasksRequest message) {
+    if (message.getTasksCount() > 0) return message.getTasksList();
+    return List.of(
+        StreamTask.newBuilder()
+            .setSequence(message.getSequence())
+            .setTask(message.getTask())
+            .build());
+  }
+
+  /** The answer to a message of a stream; a task that `refusals` has no place for is accepted. */
+  static StreamTasksResponse answer(
+      StreamTasksRequest message, com.google.rpc.Status... refusals) {
+    StreamTasksResponse.Builder out = StreamTasksResponse.newBuilder();
+    for (StreamTask task : tasksOf(message)) {
+      StreamTaskResult.Builder result = out.addResultsBuilder().setSequence(task.getSequence());
+      if (out.getResultsCount() > refusals.length) result.setTaskId(task.getTask().getId());
+      else result.setStatus(refusals[out.getResultsCount() - 1]);
+    }
+    out.setCredit(out.getResultsCount());
+    if (message.getTasksCount() > 0) return out.build();
+    StreamTaskResult one = out.getResults(0);
+    out.clearResults().setSequence(one.getSequence());
+    if (one.hasStatus()) out.setStatus(one.getStatus());
+    else out.setTaskId(one.getTaskId());
+    return out.build();
   }
 
   /** The state of a task, with one result if it is a success. */

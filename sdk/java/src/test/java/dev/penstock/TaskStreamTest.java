@@ -9,15 +9,18 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import dev.penstock.v1.StreamTasksRequest;
 import dev.penstock.v1.StreamTasksResponse;
 import io.grpc.Status.Code;
+import io.grpc.stub.ServerCallStreamObserver;
 import io.grpc.stub.StreamObserver;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -28,32 +31,28 @@ class TaskStreamTest {
   /** One stream at the gateway, whose answers the test gives. */
   private static final class Accepted implements StreamObserver<StreamTasksRequest> {
     final StreamObserver<StreamTasksResponse> out;
-    final LinkedBlockingQueue<StreamTasksRequest> tasks = new LinkedBlockingQueue<>();
+    final LinkedBlockingQueue<StreamTasksRequest> tasks = new LinkedBlockingQueue<>(); // messages
+    volatile boolean accepts; // all that comes
 
     Accepted(StreamObserver<StreamTasksResponse> out) {
       this.out = out;
     }
 
     void credit(int credit) {
-      out.onNext(StreamTasksResponse.newBuilder().setCredit(credit).build());
+      begin(credit, 0);
     }
 
-    void accept(StreamTasksRequest task) {
+    void begin(int credit, int maxTasks) {
       out.onNext(
-          StreamTasksResponse.newBuilder()
-              .setSequence(task.getSequence())
-              .setTaskId(task.getTask().getId())
-              .setCredit(1)
-              .build());
+          StreamTasksResponse.newBuilder().setCredit(credit).setMaxTasks(maxTasks).build());
+    }
+
+    void accept(StreamTasksRequest message) {
+      out.onNext(FakeGateway.answer(message));
     }
 
     void refuse(StreamTasksRequest task, Code code, String reason) {
-      out.onNext(
-          StreamTasksResponse.newBuilder()
-              .setSequence(task.getSequence())
-              .setStatus(FakeGateway.status(code, reason))
-              .setCredit(1)
-              .build());
+      out.onNext(FakeGateway.answer(task, FakeGateway.status(code, reason)));
     }
 
     StreamTasksRequest take() throws InterruptedException {
@@ -63,6 +62,7 @@ class TaskStreamTest {
     @Override
     public void onNext(StreamTasksRequest task) {
       tasks.add(task);
+      if (accepts) accept(task);
     }
 
     @Override
@@ -100,6 +100,189 @@ class TaskStreamTest {
   private static CompletableFuture<CompletableFuture<TaskHandle>> send(TaskStream stream) {
     return CompletableFuture.supplyAsync(
         () -> stream.send("add", 1), task -> new Thread(task).start());
+  }
+
+  /** Streams begin so, and read nothing before {@link #read}. */
+  private void hold(int credit, int maxTasks) {
+    gateway.onStream =
+        out -> {
+          ((ServerCallStreamObserver<StreamTasksResponse>) out).disableAutoRequest();
+          Accepted stream = new Accepted(out);
+          stream.begin(credit, maxTasks);
+          streams.add(stream);
+          return stream;
+        };
+  }
+
+  private static void read(Accepted held) {
+    ((ServerCallStreamObserver<StreamTasksResponse>) held.out).request(10_000);
+  }
+
+  /**
+   * Sends a task that stays on its way until the gateway reads, as it is larger than what HTTP/2
+   * lets it send ahead; and meanwhile others, with an argument of so many bytes.
+   */
+  private static List<CompletableFuture<TaskHandle>> sendBehind(
+      TaskStream stream, int count, int bytes) {
+    List<CompletableFuture<TaskHandle>> sent = new ArrayList<>();
+    for (int i = 0; i <= count; ++i) {
+      Task.Builder task = Task.builder("add").args("x".repeat(i == 0 ? 2 << 20 : bytes));
+      sent.add(stream.send(task.id("t" + i).build()));
+    }
+    return sent;
+  }
+
+  /** Takes so many messages: how many `tasks` each has, 0 for one in `task`. */
+  private static List<Integer> sizes(Accepted at, int messages) throws InterruptedException {
+    List<Integer> sizes = new ArrayList<>();
+    for (int i = 0; i < messages; ++i) {
+      StreamTasksRequest message = at.take();
+      sizes.add(message.getTasksCount());
+      at.accept(message);
+    }
+    return sizes;
+  }
+
+  private static void assertAccepted(List<CompletableFuture<TaskHandle>> sent) throws Exception {
+    for (int i = 0; i < sent.size(); ++i) assertEquals("t" + i, sent.get(i).get().id());
+  }
+
+  @Test
+  void tasksThatAreReadyTogetherShareAMessage() throws Exception {
+    hold(1000, 100);
+    TaskStream stream = client.stream();
+    List<CompletableFuture<TaskHandle>> sent = sendBehind(stream, 100, 1);
+    Accepted at = streams.take();
+    read(at);
+    assertEquals(List.of(0, 100), sizes(at, 2));
+    // None waits for others.
+    for (int i = 101; i < 104; ++i) {
+      sent.add(stream.send(Task.builder("add").id("t" + i).build()));
+      assertEquals(List.of(0), sizes(at, 1));
+      sent.get(i).get();
+    }
+    stream.close();
+    assertAccepted(sent);
+  }
+
+  @Test
+  void aMessageHasNoMoreTasksThanTheCreditAllows() throws Exception {
+    hold(3, 4);
+    TaskStream stream = client.stream();
+    List<CompletableFuture<TaskHandle>> sent = sendBehind(stream, 4, 1);
+    CompletableFuture<CompletableFuture<TaskHandle>> blocked = send(stream);
+    assertThrows(TimeoutException.class, () -> blocked.get(200, TimeUnit.MILLISECONDS));
+    Accepted at = streams.take();
+    read(at);
+    StreamTasksRequest first = at.take();
+    StreamTasksRequest second = at.take();
+    assertEquals(2, second.getTasksCount());
+    assertEquals(null, at.tasks.poll(200, TimeUnit.MILLISECONDS));
+    at.accept(second);
+    assertEquals(List.of(2, 0), sizes(at, 2));
+    at.accept(first);
+    blocked.get().get();
+    stream.close();
+    assertAccepted(sent);
+  }
+
+  @Test
+  void aMessageIsNoLargerThanTheGatewayTakes() throws Exception {
+    hold(1000, 100);
+    TaskStream stream = client.stream();
+    List<CompletableFuture<TaskHandle>> sent = sendBehind(stream, 5, 400_000);
+    Accepted at = streams.take();
+    read(at);
+    assertEquals(List.of(0, 2, 2, 0), sizes(at, 4));
+    stream.close();
+    assertAccepted(sent);
+  }
+
+  @Test
+  void aGatewayThatSaysNothingOfSeveralGetsMessagesOfOne() throws Exception {
+    hold(1000, 0);
+    TaskStream stream = client.stream();
+    List<CompletableFuture<TaskHandle>> sent = sendBehind(stream, 20, 1);
+    Accepted at = streams.take();
+    read(at);
+    assertEquals(Collections.nCopies(21, 0), sizes(at, 21));
+    stream.close();
+    assertAccepted(sent);
+  }
+
+  @Test
+  void veryManyTasksGetTheirAnswers() throws Exception {
+    hold(1000, 100);
+    TaskStream stream = client.stream();
+    List<CompletableFuture<TaskHandle>> sent = sendBehind(stream, 100, 1);
+    Accepted at = streams.take();
+    at.accepts = true;
+    read(at);
+    for (int i = 101; i < 5000; ++i) {
+      sent.add(stream.send(Task.builder("add").id("t" + i).build()));
+    }
+    stream.close();
+    assertAccepted(sent);
+    int largest = 0;
+    for (StreamTasksRequest message : at.tasks) {
+      largest = Math.max(largest, message.getTasksCount());
+    }
+    assertEquals(100, largest);
+  }
+
+  @Test
+  void aStreamThatBreaksAmidSeveralGoesOn() throws Exception {
+    hold(10, 5);
+    TaskStream stream = client.stream();
+    List<CompletableFuture<TaskHandle>> sent = sendBehind(stream, 5, 1);
+    Accepted at = streams.take();
+    read(at);
+    at.accept(at.take());
+    assertEquals(5, at.take().getTasksCount());
+    hold(10, 0); // each gateway says for itself how many it takes
+    at.out.onError(FakeGateway.error(Code.UNAVAILABLE, "DRAINING"));
+    at = streams.take();
+    read(at);
+    for (int i = 1; i <= 5; ++i) assertEquals("t" + i, at.take().getTask().getId());
+    hold(10, 7);
+    at.out.onError(FakeGateway.error(Code.UNAVAILABLE, "DRAINING"));
+    at = streams.take();
+    read(at);
+    assertEquals(List.of(5), sizes(at, 1));
+    stream.close();
+    assertAccepted(sent);
+    assertEquals(null, at.tasks.poll());
+  }
+
+  @Test
+  void oneOfSeveralThatWasRefusedForNowIsSentAgainAlone() throws Exception {
+    hold(10, 100);
+    TaskStream stream = client.stream();
+    List<CompletableFuture<TaskHandle>> sent = sendBehind(stream, 3, 1);
+    LinkedBlockingQueue<String> told = new LinkedBlockingQueue<>();
+    for (CompletableFuture<TaskHandle> each : sent) {
+      each.whenComplete(
+          (handle, error) ->
+              told.add(error == null ? handle.id() : ((RpcException) error).reason()));
+    }
+    Accepted at = streams.take();
+    read(at);
+    at.accept(at.take());
+    StreamTasksRequest several = at.take();
+    at.out.onNext(
+        FakeGateway.answer(
+            several,
+            FakeGateway.status(Code.UNAVAILABLE, "BROKER_UNAVAILABLE"),
+            FakeGateway.status(Code.INVALID_ARGUMENT, "INVALID_FIELD")));
+    StreamTasksRequest again = at.take();
+    assertEquals(List.of(several.getTasks(0)), FakeGateway.tasksOf(again));
+    assertEquals(0, again.getTasksCount());
+    at.accept(again);
+    stream.close();
+    for (String next : List.of("t0", "INVALID_FIELD", "t3", "t1")) {
+      assertEquals(next, told.take());
+    }
+    assertEquals(null, at.tasks.poll());
   }
 
   @Test
