@@ -12,6 +12,7 @@
 #include "absl/synchronization/mutex.h"
 #include "queue/errors.h"
 #include "queue/scope.h"
+#include "queue/wire/state_json.h"
 
 namespace penstock {
 namespace {
@@ -242,29 +243,47 @@ struct Waiters::Core : std::enable_shared_from_this<Waiters::Core> {
     }
   }
 
-  // From any thread of the backend, so it only moves the read forward.
-  void TakeHint(std::string_view name) {
+  // From any thread of the backend. Without the outcome it only moves the read
+  // forward; what a read that is on its way brings is older, and finds nobody.
+  void TakeHint(std::string_view name, std::string_view outcome) {
+    const std::string task_id(name);
+    std::vector<Ended> ended;
     std::optional<absl::Duration> delay;
     {
       absl::MutexLock lock(&mu);
-      const auto found = waited.find(std::string(name));
+      const auto found = waited.find(task_id);
       if (found == waited.end()) return;
-      if (found->second.reading) {
-        found->second.hinted = true;
-        return;
+      Waited& id = found->second;
+      const State state = OutcomeOf(task_id, outcome);
+      if (state.has_value()) {
+        TakeState(task_id, state, ended);
+      } else if (id.reading) {
+        id.hinted = true;
+      } else {
+        SetNextRead(task_id, id, environment->Now());
+        delay = ArmTimer();
       }
-      SetNextRead(found->first, found->second, environment->Now());
-      delay = ArmTimer();
     }
     SetTimer(delay);
+    Run(std::move(ended));
+  }
+
+  // What a hint has brought; nullopt: nothing that ends a wait.
+  static State OutcomeOf(const std::string& task_id, std::string_view text) {
+    if (text.empty()) return std::nullopt;
+    absl::StatusOr<TaskState> state = DecodeState(text);
+    const bool counts =
+        state.ok() && IsFinal(state->status) && state->task_id == task_id;
+    return counts ? State(*std::move(state)) : std::nullopt;
   }
 };
 
 Waiters::Waiters(Backend* backend, Environment* environment)
     : core_(std::make_shared<Core>(backend, environment)) {
   backend->SubscribeHints(
-      [weak = std::weak_ptr<Core>(core_)](std::string_view id) {
-        if (auto core = weak.lock()) core->TakeHint(id);
+      [weak = std::weak_ptr<Core>(core_)](std::string_view id,
+                                          std::string_view outcome) {
+        if (auto core = weak.lock()) core->TakeHint(id, outcome);
       });
 }
 

@@ -411,8 +411,7 @@ class AmqpBackend : public Backend {
   }
   void EndTick(ScheduleTick, Done done) override { Succeed(std::move(done)); }
 
-  void SubscribeHints(
-      absl::AnyInvocable<void(std::string_view)> on_hint) override {
+  void SubscribeHints(OnHint on_hint) override {
     on_hint_ = std::move(on_hint);
   }
 
@@ -457,7 +456,7 @@ class AmqpBackend : public Backend {
         EncodeState(state),
         [this, id = state.task_id,
          done = std::move(done)](absl::Status status) mutable {
-          if (status.ok() && on_hint_) on_hint_(id);
+          if (status.ok() && on_hint_) on_hint_(id, "");
           std::move(done)(AsBackends(status));
         });
   }
@@ -542,7 +541,7 @@ class AmqpBackend : public Backend {
   const Options options_;
   Environment* const environment_;
 
-  absl::AnyInvocable<void(std::string_view)> on_hint_;  // before the first use
+  OnHint on_hint_;  // before the first use
 
   absl::Mutex mu_;
   std::map<std::string, absl::Time> create_times_ ABSL_GUARDED_BY(mu_);

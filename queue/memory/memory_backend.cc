@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "queue/wire/state_json.h"
 
 namespace penstock {
 namespace {
@@ -747,8 +748,7 @@ class MemoryBackend : public Backend, public MemoryKeys {
     CompleteDone(std::move(done));
   }
 
-  void SubscribeHints(
-      absl::AnyInvocable<void(std::string_view)> on_hint) override {
+  void SubscribeHints(OnHint on_hint) override {
     absl::MutexLock lock(&mu_);
     on_hint_ = std::make_shared<OnHint>(std::move(on_hint));
   }
@@ -804,7 +804,6 @@ class MemoryBackend : public Backend, public MemoryKeys {
   }
 
  private:
-  using OnHint = absl::AnyInvocable<void(std::string_view)>;
   struct Entry {
     OpenEntry entry;
     absl::Time visit;
@@ -854,7 +853,8 @@ class MemoryBackend : public Backend, public MemoryKeys {
     }
     const std::string id = state.task_id;
     TaskState* written = Write(std::move(state), ttl);
-    Hint(id);
+    const bool is_told = on_hint_ != nullptr && IsFinal(written->status);
+    Hint(id, is_told ? EncodeState(*written) : "");
     return written;
   }
 
@@ -1006,10 +1006,14 @@ class MemoryBackend : public Backend, public MemoryKeys {
     due_order_.insert({score, id});
   }
 
-  void Hint(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+  void Hint(const std::string& id, std::string outcome = "")
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (on_hint_ == nullptr) return;
-    environment_->RunAfter(absl::ZeroDuration(),
-                           [on_hint = on_hint_, id] { (*on_hint)(id); });
+    environment_->RunAfter(
+        absl::ZeroDuration(),
+        [on_hint = on_hint_, id, outcome = std::move(outcome)] {
+          (*on_hint)(id, outcome);
+        });
   }
 
   template <typename T>

@@ -418,6 +418,7 @@ absl::Status RedisConnection::Handshake(std::stop_token stop,
           "no answer to TLS' handshake in time; does the server speak TLS at "
           "this port?");
     }
+    has_pending_.store(!pending_.empty(), std::memory_order_relaxed);
     const bool full = out_written_ < out_.size();
     pollfd waiting[] = {
         {fd_, static_cast<short>(full ? POLLIN | POLLOUT : POLLIN), 0},
@@ -489,6 +490,7 @@ absl::Status RedisConnection::Serve(std::stop_token stop) {
     absl::Status status = WriteOut();
     if (!status.ok()) return status;
 
+    has_pending_.store(!pending_.empty(), std::memory_order_relaxed);
     const bool full = out_written_ < out_.size();
     pollfd waiting[] = {
         {fd_, static_cast<short>(full ? POLLIN | POLLOUT : POLLIN), 0},
@@ -614,6 +616,8 @@ absl::Status RedisConnection::OnReply(RedisReply reply) {
   }
   Pending pending = std::move(first);
   pending_.pop_front();
+  // Before the answer: who has it may ask.
+  if (pending_.empty()) has_pending_.store(false, std::memory_order_relaxed);
   if (!pending.greeting.empty()) return OnGreeting(pending.greeting, reply);
   return OnAnswer(std::move(pending), std::move(reply));
 }

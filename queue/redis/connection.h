@@ -8,6 +8,7 @@
 #ifndef PENSTOCK_QUEUE_REDIS_CONNECTION_H_
 #define PENSTOCK_QUEUE_REDIS_CONNECTION_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -108,6 +109,10 @@ class RedisConnection {
   // the running attempt, and fails when that fails.
   void Send(RedisCommand command);
 
+  // Whether commands wait for their replies. Thread-safe; by the time that it is
+  // known it may be otherwise.
+  bool IsBusy() const { return has_pending_.load(std::memory_order_relaxed); }
+
   // Fails what is pending and joins the thread. Idempotent.
   void Stop();
 
@@ -162,8 +167,9 @@ class RedisConnection {
   const std::string server_;  // its address, for messages
   Waker waker_;  // synchronises itself
 
-  // Synchronises itself.
+  // Synchronise themselves.
   Mailbox<RedisCommand> mailbox_;
+  std::atomic<bool> has_pending_{false};  // as the owner last looked
 
   // Owner thread only.
   int fd_ = -1;

@@ -187,15 +187,17 @@ return {'run', ''}
 )lua";
 
 // ARGV of it and of kFinish: head, created, tail, state, attempt, run, ttl (of the
-// outcome), final_ttl, and the state that is likely to stand (empty: not known),
-// whose create time and name the new one has. Before all that kTask defines, which
-// costs as much again.
+// outcome), final_ttl, the state that is likely to stand (empty: not known), whose
+// create time and name the new one has, and whether the hint brings the outcome.
+// Before all that kTask defines, which costs as much again.
 constexpr std::string_view kFinishSeen = R"lua(
 local seen = ARGV[9] ~= '' and redis.call('MGET', KEYS[1], KEYS[2])
 if seen and seen[1] == ARGV[9] and not seen[2] then
-  redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2] .. ARGV[3], 'EX', ARGV[7])
+  local text = ARGV[1] .. ARGV[2] .. ARGV[3]
+  redis.call('SET', KEYS[1], text, 'EX', ARGV[7])
   redis.call('EXPIRE', KEYS[3], ARGV[7])
-  redis.call('PUBLISH', 'penstock:hint', KEYS[1])
+  redis.call('PUBLISH', 'penstock:hint',
+               ARGV[10] ~= '' and KEYS[1] .. '\n' .. text or KEYS[1])
   return {'written', ''}
 end
 )lua";

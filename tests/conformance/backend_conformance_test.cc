@@ -1881,9 +1881,14 @@ TEST_P(BackendTest, ADeadLetterThatWasLaidAgainIsNotRemovedByItsOldTime) {
 TEST_P(BackendTest, ANewStateIsHintedAt) {
   absl::Mutex mu;
   std::vector<std::string> hints;
-  backend_->SubscribeHints([&](std::string_view id) {
+  backend_->SubscribeHints([&](std::string_view id, std::string_view outcome) {
     absl::MutexLock lock(&mu);
     hints.emplace_back(id);
+    if (outcome.empty()) return;
+    const absl::StatusOr<TaskState> state = DecodeState(outcome);
+    ASSERT_TRUE(state.ok()) << state.status();
+    EXPECT_EQ(state->task_id, id);
+    EXPECT_TRUE(IsFinal(state->status));
   });
   auto hinted = [&](const std::string& id, absl::Duration patience) {
     absl::MutexLock lock(&mu);

@@ -58,10 +58,13 @@ class WaitersTest : public ::testing::Test {
     });
   }
 
-  void Succeed(const std::string& id) {
+  void Succeed(const std::string& id) { Finish(id, Status::kSuccess); }
+  void Retry(const std::string& id) { Finish(id, Status::kRetry); }
+
+  void Finish(const std::string& id, Status status) {
     Submit([&](auto done) {
       backend_->Finish({.outcome = {.task_id = id,
-                                    .status = Status::kSuccess,
+                                    .status = status,
                                     .attempt = 1,
                                     .run = "run"},
                         .ttl = absl::Hours(1),
@@ -191,15 +194,35 @@ TEST_F(WaitersTest, AllWaitersShareTheReads) {
 
 TEST_F(WaitersTest, HintIsReadAtOnce) {
   SetPending("t");
-  Wait& wait = WaitFor("t");
+  Wait& wait = WaitFor("t", Until::kChange);
   environment_.Advance(absl::Seconds(10) + absl::Milliseconds(3));
-  Begin("t");
-  environment_.RunDue();
   const absl::Time before = environment_.Now();
-  Succeed("t");  // the memory backend hints
+  Retry("t");  // the memory backend hints
   environment_.RunDue();
   EXPECT_TRUE(wait.ended);
+  EXPECT_EQ(wait.state->status, Status::kRetry);
   EXPECT_EQ(environment_.Now(), before);
+}
+
+TEST_F(WaitersTest, AnOutcomeThatComesWithItsHintIsNotRead) {
+  SetPending("t");
+  SetPending("u");
+  Wait& first = WaitFor("t");
+  Wait& second = WaitFor("t", Until::kChange);
+  Wait& other = WaitFor("u");
+  environment_.Advance(absl::Seconds(10) + absl::Milliseconds(3));
+  const int reads = Reads();
+  Succeed("t");
+  environment_.RunDue();
+  EXPECT_TRUE(first.ended);
+  EXPECT_EQ(first.state->status, Status::kSuccess);
+  EXPECT_EQ(first.state->run, "run");
+  EXPECT_TRUE(second.ended);
+  EXPECT_FALSE(other.ended);
+  EXPECT_EQ(Reads(), reads);
+  Succeed("u");
+  environment_.RunDue();
+  EXPECT_TRUE(other.ended);
 }
 
 TEST_F(WaitersTest, ForgottenWaitsDoNotRunAndAreNotRead) {

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -915,10 +916,51 @@ TEST_F(RedisBackendTest, DestructionFailsWhatIsPending) {
   EXPECT_TRUE(absl::IsUnavailable(follow_up.Wait().status()));
 }
 
+// Long ones, and those of the long way, are read by who waits for them.
+TEST_F(RedisBackendTest, AShortOutcomeComesWithItsHint) {
+  absl::Mutex mu;
+  std::map<std::string, std::string> hints;
+  backend_->SubscribeHints([&](std::string_view id, std::string_view outcome) {
+    absl::MutexLock lock(&mu);
+    hints.emplace(id, outcome);
+  });
+  auto hint_of = [&](const std::string& id) {
+    auto is_there = [&] { return hints.contains(id); };
+    absl::MutexLock lock(&mu, absl::Condition(&is_there));
+    return hints[id];
+  };
+  auto end = [&](TaskState outcome, bool seen) {
+    const std::string id = outcome.task_id;
+    ASSERT_EQ(TryCreate(id).value(), PendingAnswer::kCreated);
+    outcome.task_name = "add";  // as Lifecycle has it from the task
+    EXPECT_EQ(Finish(std::move(outcome), seen ? *See(id) : "")->kind,
+              FinishAnswer::kWritten);
+  };
+  // A hint may be lost while the subscription is on its way.
+  for (int i = 0;; ++i) {
+    end(Success(absl::StrCat("task", i), 1, "run"), true);
+    auto any = [&] { return !hints.empty(); };
+    absl::MutexLock lock(&mu);
+    if (mu.AwaitWithTimeout(absl::Condition(&any), absl::Milliseconds(50))) {
+      break;
+    }
+  }
+  end(Success("short", 1, "run"), true);
+  EXPECT_EQ(hint_of("short"), Cli({"GET", "short"}));
+  TaskState long_one = Success("long", 1, "run");
+  long_one.results = {{.type = "string",
+                       .json = absl::StrCat("\"", std::string(2048, 'x'), "\"")}};
+  end(long_one, true);
+  EXPECT_EQ(hint_of("long"), "");
+  end(Success("unseen", 1, "run"), false);
+  EXPECT_EQ(hint_of("unseen"), "");
+  backend_.reset();  // before what its subscriber uses
+}
+
 TEST_F(RedisBackendTest, HintsComeAgainAfterARestart) {
   absl::Mutex mu;
   std::vector<std::string> hints;
-  backend_->SubscribeHints([&](std::string_view id) {
+  backend_->SubscribeHints([&](std::string_view id, std::string_view) {
     absl::MutexLock lock(&mu);
     hints.emplace_back(id);
   });

@@ -410,7 +410,7 @@ class SimBackend : public Backend {
   void EndTick(ScheduleTick tick, Done done) override {
     real().EndTick(std::move(tick), std::move(done));
   }
-  void SubscribeHints(absl::AnyInvocable<void(std::string_view)>) override {}
+  void SubscribeHints(OnHint) override {}
   void Ping(Done done) override {
     Op<bool>("Ping", kWrites, {}, AsCallback(std::move(done)),
              [this](auto cb) { real().Ping(AsDone(std::move(cb))); });

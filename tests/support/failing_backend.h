@@ -320,8 +320,7 @@ class FailingBackend : public Backend {
       real_->EndTick(std::move(tick), std::move(callback));
     });
   }
-  void SubscribeHints(
-      absl::AnyInvocable<void(std::string_view)> on_hint) override {
+  void SubscribeHints(OnHint on_hint) override {
     real_->SubscribeHints(std::move(on_hint));
   }
   void Ping(Done done) override {

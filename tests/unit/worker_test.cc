@@ -442,7 +442,7 @@ TEST_F(WorkerTest, TheContextTellsOfTheTask) {
 TEST_F(WorkerTest, ProgressIsSeenWhileTheTaskRuns) {
   absl::Mutex mu;
   int hints = 0;  // guarded by mu
-  memory_->SubscribeHints([&](std::string_view) {
+  memory_->SubscribeHints([&](std::string_view, std::string_view) {
     absl::MutexLock lock(&mu);
     ++hints;
   });
@@ -481,7 +481,7 @@ class ShortTasksTest : public WorkerTest {
   // A worker that has seen short tasks, with one more handler.
   template <typename Handler>
   void StartAfterShortTasks(Handler handler) {
-    memory_->SubscribeHints([this](std::string_view) {
+    memory_->SubscribeHints([this](std::string_view, std::string_view) {
       absl::MutexLock lock(&hints_mu_);
       ++hints_;
     });
