@@ -271,6 +271,8 @@ TEST_F(AmqpBackendTest, LaysStatesAsMachineryDoesOldestFirst) {
   ASSERT_TRUE(Finish(RunOf(id, Status::kSuccess)).ok());
 
   EXPECT_TRUE(GoDeclarer(TestAmqpUrl()).DeclareStateQueue(id, 3'600'000));
+  // What was read on the way is on its way back.
+  ASSERT_TRUE(Eventually([&] { return probe_.MessagesReady(id) == 3; }));
   // As a Go reader gets them: one at a time, each gone then.
   std::vector<std::string> names;
   for (int i = 0; i < 3; ++i) {
