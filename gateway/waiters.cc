@@ -255,7 +255,7 @@ struct Waiters::Core : std::enable_shared_from_this<Waiters::Core> {
       if (found == waited.end()) return;
       Waited& id = found->second;
       const State state = OutcomeOf(task_id, outcome);
-      if (state.has_value()) {
+      if (state.has_value() && IsOfAllWaits(id, *state)) {
         TakeState(task_id, state, ended);
       } else if (id.reading) {
         id.hinted = true;
@@ -266,6 +266,19 @@ struct Waiters::Core : std::enable_shared_from_this<Waiters::Core> {
     }
     SetTimer(delay);
     Run(std::move(ended));
+  }
+
+  // Hints come from all databases of a Redis, and may come late: by its create time
+  // an outcome is that of the very task that is waited for, and no other's under
+  // the same id.
+  bool IsOfAllWaits(const Waited& id, const TaskState& state)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+    return std::all_of(
+        id.entries.begin(), id.entries.end(), [&](EntryId number) {
+          mu.AssertHeld();
+          const State& known = entries.find(number)->second.known;
+          return known.has_value() && known->create_time == state.create_time;
+        });
   }
 
   // What a hint has brought; nullopt: nothing that ends a wait.

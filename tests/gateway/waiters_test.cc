@@ -225,6 +225,27 @@ TEST_F(WaitersTest, AnOutcomeThatComesWithItsHintIsNotRead) {
   EXPECT_TRUE(other.ended);
 }
 
+// Such as one from another database of the same Redis.
+TEST_F(WaitersTest, AnOutcomeOfAnotherTaskUnderTheIdIsNotTaken) {
+  const TaskState mine{.task_id = "t",
+                       .status = Status::kPending,
+                       .create_time = absl::FromUnixSeconds(1'000)};
+  Wait wait;
+  waiters_->Wait(waiters_->NewTicket(), "t", Until::kFinal, mine,
+                 environment_.Now() + absl::Seconds(5),
+                 [&](absl::StatusOr<State> state) {
+                   wait.ended = true;
+                   wait.status = state.status();
+                   if (state.ok()) wait.state = *std::move(state);
+                 });
+  SetPending("t");
+  const int reads = Reads();
+  Succeed("t");
+  environment_.RunDue();
+  EXPECT_GT(Reads(), reads);  // the backend itself says what it has
+  EXPECT_TRUE(wait.ended);
+}
+
 TEST_F(WaitersTest, ForgottenWaitsDoNotRunAndAreNotRead) {
   SetPending("a");
   SetPending("b");
