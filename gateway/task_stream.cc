@@ -89,33 +89,29 @@ void TaskStream::TakeOne(const v1::StreamTasksRequest& request) {
 
 // One batch: they are claimed together, and answered together.
 void TaskStream::TakeSeveral(const v1::StreamTasksRequest& request) {
+  // An answer for each could be larger than what anybody takes.
+  if (absl::Status wrong = CheckStreamTasks(request); !wrong.ok()) {
+    return ReadNoMore(std::move(wrong));
+  }
   const int count = request.tasks_size();
   v1::StreamTasksResponse answer;
-  answer.set_credit(count + (request.has_task() ? 1 : 0));
+  answer.set_credit(count);
   answer.mutable_results()->Reserve(count);
   for (const v1::StreamTask& task : request.tasks()) {
     answer.add_results()->set_sequence(task.sequence());
   }
   {
     absl::MutexLock lock(&mu_);
-    submitted_ += answer.credit();
-  }
-  auto refuse_all = [&](const absl::Status& error) {
-    for (v1::StreamTaskResult& result : *answer.mutable_results()) {
-      WriteError(error, result.mutable_status());
-    }
-    if (request.has_task()) {
-      answer.set_sequence(request.sequence());
-      WriteError(error, answer.mutable_status());
-    }
-    Answer(std::move(answer));
-  };
-  if (absl::Status bad = CheckStreamTasks(request); !bad.ok()) {
-    return refuse_all(bad);
+    submitted_ += count;
   }
   absl::StatusOr<Permit> permit =
       world_.admit(count, static_cast<int64_t>(request.ByteSizeLong()));
-  if (!permit.ok()) return refuse_all(permit.status());
+  if (!permit.ok()) {
+    for (v1::StreamTaskResult& result : *answer.mutable_results()) {
+      WriteError(permit.status(), result.mutable_status());
+    }
+    return Answer(std::move(answer));
+  }
   const Intake intake = world_.intake();
   std::vector<NewTask> tasks;
   std::vector<std::string> ids;
@@ -146,6 +142,11 @@ void TaskStream::TakeSeveral(const v1::StreamTasksRequest& request) {
         }
         self->Answer(std::move(answer));
       });
+}
+
+void TaskStream::ReadNoMore(absl::Status why) {
+  absl::MutexLock lock(&mu_);
+  if (read_no_more_.ok()) read_no_more_ = std::move(why);
 }
 
 absl::Time TaskStream::SendBy() const {
@@ -185,18 +186,19 @@ void TaskStream::Pump() {
       more = !answers_.empty();
     }
     const int open = submitted_ + answered_;
-    if (!reading_ && !read_all_ && !draining_ && !cancelled_ && open < kWindow) {
+    if (!reading_ && !read_all_ && read_no_more_.ok() && !cancelled_ &&
+        open < kWindow) {
       reading_ = read = true;
     }
     const bool idle = !writing_ && answers_.empty() && submitted_ == 0;
-    if (cancelled_ ? !writing_ : idle && (read_all_ || draining_)) {
+    if (cancelled_ ? !writing_ : idle && (read_all_ || !read_no_more_.ok())) {
       finished_ = true;
       if (cancelled_) {
         end = CancelledCall();
       } else if (read_all_) {
         end = grpc::Status::OK;
       } else {
-        end = StatusOf(Draining());
+        end = StatusOf(read_no_more_);
       }
     }
   }
@@ -234,10 +236,7 @@ void TaskStream::WatchDrain() {
     auto self = weak.lock();
     if (self == nullptr) return;
     if (!*self->world_.draining) return self->WatchDrain();
-    {
-      absl::MutexLock lock(&self->mu_);
-      self->draining_ = true;
-    }
+    self->ReadNoMore(Draining());
     self->Pump();
   });
 }

@@ -55,6 +55,8 @@ class TaskStream final
 
   void TakeOne(const v1::StreamTasksRequest& request);
   void TakeSeveral(const v1::StreamTasksRequest& request);
+  // Ends the stream so when all that was taken is answered.
+  void ReadNoMore(absl::Status why);
   absl::Time SendBy() const;
   void Answer(v1::StreamTasksResponse answer);
   void Pump();
@@ -71,7 +73,7 @@ class TaskStream final
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool reading_ ABSL_GUARDED_BY(mu_) = true;  // until what was read is taken
   bool read_all_ ABSL_GUARDED_BY(mu_) = false;   // no more will come
-  bool draining_ ABSL_GUARDED_BY(mu_) = false;   // no more is read
+  absl::Status read_no_more_ ABSL_GUARDED_BY(mu_);  // why not; OK: it is read on
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
   int submitted_ ABSL_GUARDED_BY(mu_) = 0;  // tasks that Lifecycle holds

@@ -244,7 +244,7 @@ struct Waiters::Core : std::enable_shared_from_this<Waiters::Core> {
   }
 
   // From any thread of the backend. Without the outcome it only moves the read
-  // forward; what a read that is on its way brings is older, and finds nobody.
+  // forward; with it all waits of the id end, before a read that is on its way.
   void TakeHint(std::string_view name, std::string_view outcome) {
     const std::string task_id(name);
     std::vector<Ended> ended;

@@ -1,8 +1,9 @@
 // Who waits for a task's state. One shared reader asks the backend for all
 // waited ids at once: each 20 ms for ids waited for less than a second, each
-// 250 ms after that; a hint from the backend makes it sooner. So a waiter costs
-// neither a thread nor a poll of its own, and what Go workers write (they send no
-// hints) is seen too. Owns no thread: runs on those of environment and backend.
+// 250 ms after that; a hint from the backend makes it sooner, or needless where it
+// brings the outcome (docs/adr/0008). So a waiter costs neither a thread nor a poll
+// of its own, and what Go workers write (they send no hints) is seen too. Owns no
+// thread: runs on those of environment and backend.
 // Thread-safe. docs/architecture.md section 9.
 
 #ifndef PENSTOCK_GATEWAY_WAITERS_H_

@@ -418,7 +418,6 @@ absl::Status RedisConnection::Handshake(std::stop_token stop,
           "no answer to TLS' handshake in time; does the server speak TLS at "
           "this port?");
     }
-    has_pending_.store(!pending_.empty(), std::memory_order_relaxed);
     const bool full = out_written_ < out_.size();
     pollfd waiting[] = {
         {fd_, static_cast<short>(full ? POLLIN | POLLOUT : POLLIN), 0},

@@ -673,8 +673,8 @@ class RedisBackend : public Backend {
         IsFinal(outcome.status) ? request.final_ttl : request.ttl;
     const std::optional<std::string_view> created =
         CreatedOf(request.seen, state);
-    // It costs Redis a twentieth of a task, and who waits a read: where there is
-    // much to do, it is left out.
+    // Where there is much to do it is left out: it costs Redis a twentieth of what a
+    // task does, and spares a read only to who waits.
     const bool is_told = IsFinal(outcome.status) && !operations_.IsBusy() &&
                          state.text().size() <= kMostTold;
     Run(Scripts().finish, TaskKeys(outcome.task_id),

@@ -197,7 +197,7 @@ if seen and seen[1] == ARGV[9] and not seen[2] then
   redis.call('SET', KEYS[1], text, 'EX', ARGV[7])
   redis.call('EXPIRE', KEYS[3], ARGV[7])
   redis.call('PUBLISH', 'penstock:hint',
-               ARGV[10] ~= '' and KEYS[1] .. '\n' .. text or KEYS[1])
+             ARGV[10] ~= '' and KEYS[1] .. '\n' .. text or KEYS[1])
   return {'written', ''}
 end
 )lua";

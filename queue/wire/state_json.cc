@@ -115,7 +115,7 @@ absl::StatusOr<Record> ReadDocument(std::string_view json, Record record,
     in.Fail(noun, "found null, expected an object");
   }
   in.ReadMembers(noun, names,
-              [&](size_t field) { read_field(in, field, &record); });
+                 [&](size_t field) { read_field(in, field, &record); });
   if (!in.ok()) return in.status();
   return record;
 }

@@ -298,37 +298,44 @@ TEST_F(StreamTest, SeveralTasksOfAMessageAreAnsweredTogether) {
   EXPECT_TRUE(End().ok());
 }
 
-TEST_F(StreamTest, AWrongMessageOfSeveralIsRefusedTaskByTask) {
+TEST_F(StreamTest, AMessageThatIsWrongAsAWholeEndsTheStream) {
+  v1::StreamTasksRequest many =
+      Several(1, std::vector<v1::Task>(101, MakeTask("add", {1, 1})));
+  v1::StreamTasksRequest both = Several(1, {MakeTask("add", {1, 1})});
+  *both.mutable_task() = MakeTask("add", {1, 1});
+  StartBoth();
+  for (const auto& [wrong, message] :
+       {std::pair(many, "tasks: has 101 entries; at most 100 are allowed"),
+        std::pair(both, "task: must not be set beside tasks")}) {
+    Open();
+    Read();
+    broker_.Hold();
+    ASSERT_TRUE(Write(7, MakeTask("add", {1, 1})));
+    broker_.AwaitHeld(1);
+    ASSERT_TRUE(stream_->Write(wrong));
+    stream_->WritesDone();
+    broker_.Release();
+    // What was taken before is answered.
+    EXPECT_EQ(Read().sequence(), 7);
+    const grpc::Status status = End();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_EQ(status.error_message(), message);
+    EXPECT_EQ(ReasonIn(status), reason::kInvalidField);
+  }
+}
+
+TEST_F(StreamTest, ATaskOfSeveralThatIsNotThereIsRefusedAlone) {
   StartBoth();
   Open();
   Read();
-  ASSERT_TRUE(
-      WriteSeveral(1, std::vector<v1::Task>(101, MakeTask("add", {1, 1}))));
-  const v1::StreamTasksResponse many = Read();
-  EXPECT_EQ(many.credit(), 101);
-  ASSERT_EQ(many.results_size(), 101);
-  for (const v1::StreamTaskResult& result : many.results()) {
-    EXPECT_EQ(result.status().message(),
-              "tasks: has 101 entries; at most 100 are allowed");
-  }
-
-  v1::StreamTasksRequest both = Several(1, {MakeTask("add", {1, 1})});
-  both.set_sequence(9);
-  *both.mutable_task() = MakeTask("add", {1, 1});
-  ASSERT_TRUE(stream_->Write(both));
-  const v1::StreamTasksResponse neither = Read();
-  EXPECT_EQ(neither.credit(), 2);
-  EXPECT_EQ(neither.sequence(), 9);
-  EXPECT_EQ(neither.status().message(), "task: must not be set beside tasks");
-  ASSERT_EQ(neither.results_size(), 1);
-  EXPECT_EQ(neither.results(0).sequence(), 1);
-  EXPECT_EQ(ReasonIn(neither.results(0).status()), reason::kInvalidField);
-
   v1::StreamTasksRequest empty;
   empty.add_tasks()->set_sequence(3);
   ASSERT_TRUE(stream_->Write(empty));
-  EXPECT_EQ(Read().results(0).status().message(),
-            "task: is required");
+  const v1::StreamTasksResponse answer = Read();
+  EXPECT_EQ(answer.results(0).sequence(), 3);
+  EXPECT_EQ(answer.results(0).status().message(), "task: is required");
+  ASSERT_TRUE(WriteSeveral(4, {MakeTask("add", {1, 1})}));
+  EXPECT_TRUE(Read().results(0).has_task_id());
   stream_->WritesDone();
   EXPECT_TRUE(End().ok());
 }
@@ -437,6 +444,11 @@ TEST_F(StreamTest, AFullGatewayRefusesTheTaskAndNotTheStream) {
   EXPECT_EQ(refused.sequence(), 2);
   EXPECT_EQ(ReasonIn(refused.status()), reason::kTooManyInFlight);
   EXPECT_TRUE(Find<google::rpc::RetryInfo>(refused.status()).has_value());
+  ASSERT_TRUE(WriteSeveral(3, {MakeTask("add"), MakeTask("add")}));
+  const v1::StreamTasksResponse several = Read();
+  ASSERT_EQ(several.results_size(), 2);
+  EXPECT_EQ(several.results(1).sequence(), 4);
+  EXPECT_EQ(ReasonIn(several.results(1).status()), reason::kTooManyInFlight);
   broker_.Release();
   EXPECT_TRUE(Read().has_task_id());
   stream_->WritesDone();

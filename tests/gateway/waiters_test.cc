@@ -77,10 +77,13 @@ class WaitersTest : public ::testing::Test {
 
   // The waits that a test begins live as long as it.
   Wait& Start(Waiters::Ticket ticket, const std::string& id, Until until,
-              absl::Duration wait) {
+              absl::Duration wait,
+              absl::Time create_time = TaskState().create_time) {
     Wait& out = *waits_.emplace_back(std::make_unique<Wait>());
     waiters_->Wait(ticket, id, until,
-                   TaskState{.task_id = id, .status = Status::kPending},
+                   TaskState{.task_id = id,
+                             .status = Status::kPending,
+                             .create_time = create_time},
                    environment_.Now() + wait,
                    [&out](absl::StatusOr<State> state) {
                      EXPECT_FALSE(out.ended);
@@ -227,22 +230,13 @@ TEST_F(WaitersTest, AnOutcomeThatComesWithItsHintIsNotRead) {
 
 // Such as one from another database of the same Redis.
 TEST_F(WaitersTest, AnOutcomeOfAnotherTaskUnderTheIdIsNotTaken) {
-  const TaskState mine{.task_id = "t",
-                       .status = Status::kPending,
-                       .create_time = absl::FromUnixSeconds(1'000)};
-  Wait wait;
-  waiters_->Wait(waiters_->NewTicket(), "t", Until::kFinal, mine,
-                 environment_.Now() + absl::Seconds(5),
-                 [&](absl::StatusOr<State> state) {
-                   wait.ended = true;
-                   wait.status = state.status();
-                   if (state.ok()) wait.state = *std::move(state);
-                 });
   SetPending("t");
+  Wait& wait = Start(waiters_->NewTicket(), "t", Until::kFinal,
+                     absl::Seconds(60), absl::FromUnixSeconds(1'000));
   const int reads = Reads();
   Succeed("t");
   environment_.RunDue();
-  EXPECT_GT(Reads(), reads);  // the backend itself says what it has
+  EXPECT_EQ(Reads(), reads + 1);  // what the backend itself has
   EXPECT_TRUE(wait.ended);
 }
 

@@ -4,7 +4,6 @@ import pathlib
 import subprocess
 import tempfile
 import threading
-import time
 import unittest
 
 import grpc
@@ -416,14 +415,23 @@ class Many(WithGateway):
 
     def test_one_of_several_that_may_pass_goes_again(self):
         ready = threading.Event()
-        self.gateway.answers = [
-            taking(None, credit=3, max_tasks=3, ready=ready, refusals=REFUSALS),
-            taking(None, credit=3, max_tasks=3)]
+        second = threading.Event()  # message of the first stream
+
+        def refusing(requests):
+            def watched():
+                for number, request in enumerate(requests):
+                    if number == 1:
+                        second.set()
+                    yield request
+
+            return taking(None, credit=3, max_tasks=3, ready=ready,
+                          refusals=REFUSALS)(watched())
+
+        self.gateway.answers = [refusing, taking(None, credit=3, max_tasks=3)]
         sent = []
         for each in self.client.stream(numbered(4, ready)):
-            if not sent:
-                # Nothing tells that "t3" does not go to the first one; it would at once.
-                time.sleep(0.2)
+            if not sent:  # "t3" would go at once, if it went there
+                self.assertFalse(second.wait(0.2))
             sent.append(each)
         self.assertEqual([each.index for each in sent], [1, 2, 0, 3])
         self.assertEqual(sent[0].error.reason, "INVALID_FIELD")

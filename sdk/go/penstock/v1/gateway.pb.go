@@ -1591,7 +1591,8 @@ type StreamTasksRequest struct {
 	Task *Task `protobuf:"bytes,2,opt,name=task,proto3" json:"task,omitempty"`
 	// In place of `sequence` and `task`: tasks that are ready at the same time, at
 	// most as many as the first answer's max_tasks. They cost the client and the
-	// gateway half of what as many messages do, and are answered together.
+	// gateway half of what as many messages do, and are answered together. More of
+	// them, or a `task` beside them, end the stream with INVALID_ARGUMENT.
 	Tasks         []*StreamTask `protobuf:"bytes,3,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
