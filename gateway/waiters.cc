@@ -20,6 +20,9 @@ namespace {
 constexpr absl::Duration kFast = absl::Milliseconds(20);
 constexpr absl::Duration kSlow = absl::Milliseconds(250);
 constexpr absl::Duration kFastFor = absl::Seconds(1);
+// Hints of all tasks of the fleet are asked for while somebody waits, and for so
+// long after.
+constexpr absl::Duration kHintsFor = absl::Seconds(10);
 constexpr size_t kChunk = 1000;  // ids asked for at once
 // A read that has not answered for so long says that the backend is away.
 constexpr absl::Duration kReadTooSlow = absl::Seconds(1);
@@ -82,6 +85,8 @@ struct Waiters::Core : std::enable_shared_from_this<Waiters::Core> {
   std::set<std::pair<absl::Time, EntryId>> by_deadline ABSL_GUARDED_BY(mu);
   // When the timer that is set runs; infinite: none is.
   absl::Time wake ABSL_GUARDED_BY(mu) = absl::InfiniteFuture();
+  bool wants_hints ABSL_GUARDED_BY(mu) = false;
+  absl::Time hints_until ABSL_GUARDED_BY(mu);  // looked at then; see KeepHints
   int chunks_in_flight ABSL_GUARDED_BY(mu) = 0;
   absl::Time read_began ABSL_GUARDED_BY(mu);
   absl::Status last_read ABSL_GUARDED_BY(mu);  // how it went
@@ -104,6 +109,7 @@ struct Waiters::Core : std::enable_shared_from_this<Waiters::Core> {
   std::optional<absl::Duration> ArmTimer() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     absl::Time next = absl::InfiniteFuture();
     if (!by_deadline.empty()) next = by_deadline.begin()->first;
+    if (wants_hints) next = std::min(next, hints_until);
     if (chunks_in_flight == 0 && !by_read.empty()) {
       next = std::min(next, by_read.begin()->first);
     }
@@ -117,6 +123,20 @@ struct Waiters::Core : std::enable_shared_from_this<Waiters::Core> {
     environment->RunAfter(*delay, [weak = weak_from_this()] {
       if (auto core = weak.lock()) core->Tick();
     });
+  }
+
+  // For one who waits from now on.
+  void WantHints(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+    hints_until = now + kHintsFor;
+    if (!std::exchange(wants_hints, true)) backend->WantHints(true);
+  }
+
+  // Ends them when nobody has waited for a while.
+  void KeepHints(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+    if (!wants_hints || now < hints_until) return;
+    hints_until = now + kHintsFor;
+    wants_hints = !entries.empty();
+    if (!wants_hints) backend->WantHints(false);
   }
 
   // Takes an entry out of all the tables.
@@ -160,6 +180,7 @@ struct Waiters::Core : std::enable_shared_from_this<Waiters::Core> {
       absl::MutexLock lock(&mu);
       const absl::Time now = environment->Now();
       if (now >= wake) wake = absl::InfiniteFuture();
+      KeepHints(now);
       while (!by_deadline.empty() && by_deadline.begin()->first <= now) {
         Entry entry = Remove(by_deadline.begin()->second);
         auto result = LastKnown(entry);
@@ -243,6 +264,26 @@ struct Waiters::Core : std::enable_shared_from_this<Waiters::Core> {
     }
   }
 
+  void ReadSoon(const std::string& name, Waited& id)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+    if (id.reading) {
+      id.hinted = true;
+    } else {
+      SetNextRead(name, id, environment->Now());
+    }
+  }
+
+  // Hints may have been lost.
+  void ReadAllSoon() {
+    std::optional<absl::Duration> delay;
+    {
+      absl::MutexLock lock(&mu);
+      for (auto& [name, id] : waited) ReadSoon(name, id);
+      delay = ArmTimer();
+    }
+    SetTimer(delay);
+  }
+
   // From any thread of the backend. Without the outcome it only moves the read
   // forward; with it all waits of the id end, before a read that is on its way.
   void TakeHint(std::string_view name, std::string_view outcome) {
@@ -257,10 +298,8 @@ struct Waiters::Core : std::enable_shared_from_this<Waiters::Core> {
       const State state = OutcomeOf(task_id, outcome);
       if (state.has_value() && IsOfAllWaits(id, *state)) {
         TakeState(task_id, state, ended);
-      } else if (id.reading) {
-        id.hinted = true;
       } else {
-        SetNextRead(task_id, id, environment->Now());
+        ReadSoon(task_id, id);
         delay = ArmTimer();
       }
     }
@@ -296,7 +335,10 @@ Waiters::Waiters(Backend* backend, Environment* environment)
   backend->SubscribeHints(
       [weak = std::weak_ptr<Core>(core_)](std::string_view id,
                                           std::string_view outcome) {
-        if (auto core = weak.lock()) core->TakeHint(id, outcome);
+        auto core = weak.lock();
+        if (core == nullptr) return;
+        if (id.empty()) return core->ReadAllSoon();
+        core->TakeHint(id, outcome);
       });
 }
 
@@ -329,6 +371,7 @@ void Waiters::Wait(Ticket ticket, std::string id, Until until,
     if (!core_->drained) {
       waits = true;
       const absl::Time now = core_->environment->Now();
+      core_->WantHints(now);
       const Core::EntryId number = ++core_->last_entry;
       Core::Waited& waited = core_->waited[id];
       waited.newest = now;

@@ -2,8 +2,9 @@
 // waited ids at once: each 20 ms for ids waited for less than a second, each
 // 250 ms after that; a hint from the backend makes it sooner, or needless where it
 // brings the outcome (docs/adr/0008). So a waiter costs neither a thread nor a poll
-// of its own, and what Go workers write (they send no hints) is seen too. Owns no
-// thread: runs on those of environment and backend.
+// of its own, and what Go workers write (they send no hints) is seen too. Hints are
+// asked for only while somebody waits, and some seconds longer. Owns no thread: runs
+// on those of environment and backend.
 // Thread-safe. docs/architecture.md section 9.
 
 #ifndef PENSTOCK_GATEWAY_WAITERS_H_

@@ -440,11 +440,17 @@ class Backend {
   // `on_hint` gets the id of a task that may have a new state, from any thread
   // of the backend: a hint only, it may be lost, and a begin need not be told of.
   // With the end of a run it may get the final state too, as text, where that is
-  // short enough to be sent to all; else `outcome` is empty. One subscriber, set
+  // short enough to be sent to all; else `outcome` is empty. An empty id says that
+  // hints may have been lost: any task may have a new state. One subscriber, set
   // before the first operation.
   using OnHint = absl::AnyInvocable<void(std::string_view task_id,
                                          std::string_view outcome)>;
   virtual void SubscribeHints(OnHint on_hint) = 0;
+
+  // Hints come while they are wanted, which at first they are not: each process
+  // that wants them gets those of all tasks. When they begin to come, an empty id
+  // says so. Never blocks.
+  virtual void WantHints(bool wanted) = 0;
 
   // OK when the backend can be read and written.
   virtual void Ping(Done done) = 0;

@@ -412,7 +412,12 @@ class AmqpBackend : public Backend {
   void EndTick(ScheduleTick, Done done) override { Succeed(std::move(done)); }
 
   void SubscribeHints(OnHint on_hint) override {
-    on_hint_ = std::move(on_hint);
+    on_hint_ = std::make_shared<OnHint>(std::move(on_hint));
+  }
+  // Hints are of this process's own writes: they cost nothing, and always come.
+  void WantHints(bool wanted) override {
+    if (!wanted || on_hint_ == nullptr) return;
+    Soon([on_hint = on_hint_] { (*on_hint)("", ""); });
   }
 
   void Ping(Done done) override {
@@ -456,7 +461,7 @@ class AmqpBackend : public Backend {
         EncodeState(state),
         [this, id = state.task_id,
          done = std::move(done)](absl::Status status) mutable {
-          if (status.ok() && on_hint_) on_hint_(id, "");
+          if (status.ok() && on_hint_ != nullptr) (*on_hint_)(id, "");
           std::move(done)(AsBackends(status));
         });
   }
@@ -541,7 +546,7 @@ class AmqpBackend : public Backend {
   const Options options_;
   Environment* const environment_;
 
-  OnHint on_hint_;  // before the first use
+  std::shared_ptr<OnHint> on_hint_;  // before the first use
 
   absl::Mutex mu_;
   std::map<std::string, absl::Time> create_times_ ABSL_GUARDED_BY(mu_);

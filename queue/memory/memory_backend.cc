@@ -753,6 +753,11 @@ class MemoryBackend : public Backend, public MemoryKeys {
     on_hint_ = std::make_shared<OnHint>(std::move(on_hint));
   }
 
+  void WantHints(bool wanted) override {
+    absl::MutexLock lock(&mu_);
+    if (std::exchange(wants_hints_, wanted) != wanted && wanted) Hint("");
+  }
+
   void Ping(Done done) override { CompleteDone(std::move(done)); }
 
   // --- MemoryKeys
@@ -1008,7 +1013,7 @@ class MemoryBackend : public Backend, public MemoryKeys {
 
   void Hint(const std::string& id, std::string outcome = "")
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (on_hint_ == nullptr) return;
+    if (on_hint_ == nullptr || !wants_hints_) return;
     environment_->RunAfter(
         absl::ZeroDuration(),
         [on_hint = on_hint_, id, outcome = std::move(outcome)] {
@@ -1050,6 +1055,7 @@ class MemoryBackend : public Backend, public MemoryKeys {
   absl::Time chord_lock_ends_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   absl::Time next_sweep_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   std::shared_ptr<OnHint> on_hint_ ABSL_GUARDED_BY(mu_);
+  bool wants_hints_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace

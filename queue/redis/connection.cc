@@ -295,6 +295,11 @@ void RedisConnection::Send(RedisCommand command) {
   (void)mailbox_.Put(std::move(command));
 }
 
+void RedisConnection::SetSubscribed(bool wanted) {
+  wants_channel_.store(wanted);
+  waker_.Signal();
+}
+
 void RedisConnection::Stop() {
   thread_.request_stop();
   waker_.Signal();
@@ -445,13 +450,18 @@ void RedisConnection::Greet() {
   // A server that is stopped accepts connections all the same; and one with too
   // many clients says so only when it is asked something.
   greetings.push_back({"PING"});
-  if (!options_.channel.empty()) {
-    greetings.push_back({"SUBSCRIBE", options_.channel});
-  }
   greetings_due_ = greetings.size();
   for (const auto& words : greetings) {
     Enqueue({.words = words}, words[0]);
   }
+}
+
+void RedisConnection::SubscribeAsWanted() {
+  const bool wanted = wants_channel_.load();
+  if (std::exchange(subscribed_, wanted) == wanted) return;
+  const std::string word = wanted ? "SUBSCRIBE" : "UNSUBSCRIBE";
+  ++greetings_due_;
+  Enqueue({.words = {word, options_.channel}}, word);
 }
 
 absl::Status RedisConnection::OnGreeting(const std::string& word,
@@ -462,6 +472,7 @@ absl::Status RedisConnection::OnGreeting(const std::string& word,
   if (reply.kind == RedisReply::kError && !alive) {
     return Unavailable(absl::StrCat("it refused the connection: ", reply.text));
   }
+  if (word == "SUBSCRIBE") options_.on_message("");
   if (--greetings_due_ > 0) return absl::OkStatus();
   ready_ = true;
   if (lost_logged_) {
@@ -482,6 +493,7 @@ absl::Status RedisConnection::Serve(std::stop_token stop) {
   Greet();
   while (!stop.stop_requested()) {
     if (ready_) {
+      SubscribeAsWanted();
       for (RedisCommand& command : mailbox_.Take()) {
         Enqueue(std::move(command));
       }
@@ -677,6 +689,7 @@ void RedisConnection::Disconnect(const absl::Status& why) {
   out_written_ = 0;
   ready_ = false;
   greetings_due_ = 0;
+  subscribed_ = false;
   // A callback may send again: that waits in the mailbox.
   std::deque<Pending> lost = std::exchange(pending_, {});
   const absl::Status status =

@@ -88,8 +88,9 @@ class RedisConnection {
   struct Options {
     RedisAddress address;
     std::string name;     // of the thread, and in log lines
-    std::string channel;  // not empty: subscribe to it, and send nothing else
-    absl::AnyInvocable<void(std::string_view)> on_message;  // of the channel
+    std::string channel;  // not empty: SetSubscribed may be called, Send not
+    // A message of the channel; empty: from here on they come.
+    absl::AnyInvocable<void(std::string_view)> on_message;
     absl::Duration connect_timeout = absl::Seconds(3);  // with TLS' handshake
     // Without a reply for so long while one is due, the connection is given up.
     absl::Duration reply_timeout = absl::Seconds(3);
@@ -112,6 +113,10 @@ class RedisConnection {
   // Whether commands wait for their replies. Thread-safe; by the time that it is
   // known it may be otherwise.
   bool IsBusy() const { return has_pending_.load(std::memory_order_relaxed); }
+
+  // Whether to be subscribed to the channel; at first it is not. Never blocks.
+  // Thread-safe.
+  void SetSubscribed(bool wanted);
 
   // Fails what is pending and joins the thread. Idempotent.
   void Stop();
@@ -140,6 +145,7 @@ class RedisConnection {
   absl::Status Serve(std::stop_token stop);
 
   void Greet();
+  void SubscribeAsWanted();
   void Enqueue(RedisCommand command, std::string greeting = "");
   absl::Status WriteOut();
   absl::Status ReadIn();
@@ -170,6 +176,7 @@ class RedisConnection {
   // Synchronise themselves.
   Mailbox<RedisCommand> mailbox_;
   std::atomic<bool> has_pending_{false};  // as the owner last looked
+  std::atomic<bool> wants_channel_{false};
 
   // Owner thread only.
   int fd_ = -1;
@@ -181,6 +188,7 @@ class RedisConnection {
   size_t out_written_ = 0;
   std::deque<Pending> pending_;  // written or to be written, in order
   size_t greetings_due_ = 0;
+  bool subscribed_ = false;  // by what was sent
   bool ready_ = false;  // greeted: commands may be sent
   absl::Duration last_heard_;
   int failed_attempts_ = 0;

@@ -1142,6 +1142,10 @@ class RedisBackend : public Backend {
         environment_);
   }
 
+  void WantHints(bool wanted) override {
+    if (hints_ != nullptr) hints_->SetSubscribed(wanted);
+  }
+
   void Ping(Done done) override {
     // A write: a server that is full or a replica answers reads all the same.
     operations_.Send({.words = {"SET", "penstock:ping", "1", "EX", "60"},

@@ -207,6 +207,40 @@ TEST_F(WaitersTest, HintIsReadAtOnce) {
   EXPECT_EQ(environment_.Now(), before);
 }
 
+// Those of a whole fleet come, so nobody asks for them in vain.
+TEST_F(WaitersTest, HintsAreWantedWhileSomebodyWaits) {
+  SetPending("t");
+  SetPending("u");
+  EXPECT_FALSE(backend_failing_.wants_hints());
+  Wait& first = WaitFor("t");
+  EXPECT_TRUE(backend_failing_.wants_hints());
+  environment_.Advance(absl::Seconds(30));
+  EXPECT_TRUE(backend_failing_.wants_hints());
+  Succeed("t");
+  environment_.RunDue();
+  EXPECT_TRUE(first.ended);
+  // The next one may come soon.
+  environment_.Advance(absl::Seconds(9));
+  EXPECT_TRUE(backend_failing_.wants_hints());
+  Wait& second = WaitFor("u");
+  environment_.Advance(absl::Seconds(9));
+  EXPECT_TRUE(backend_failing_.wants_hints());
+  Succeed("u");
+  environment_.Advance(absl::Seconds(20));
+  EXPECT_TRUE(second.ended);
+  EXPECT_FALSE(backend_failing_.wants_hints());
+}
+
+// Such as while the subscription was on its way, or lost.
+TEST_F(WaitersTest, HintsThatMayBeLostAreMadeUpForByARead) {
+  SetPending("t");
+  Succeed("t");  // after the waiter's read
+  Wait& first = WaitFor("t");
+  environment_.RunDue();
+  EXPECT_TRUE(first.ended);
+  EXPECT_EQ(Reads(), 1);
+}
+
 TEST_F(WaitersTest, AnOutcomeThatComesWithItsHintIsNotRead) {
   SetPending("t");
   SetPending("u");

@@ -936,15 +936,8 @@ TEST_F(RedisBackendTest, AShortOutcomeComesWithItsHint) {
     EXPECT_EQ(Finish(std::move(outcome), seen ? *See(id) : "")->kind,
               FinishAnswer::kWritten);
   };
-  // A hint may be lost while the subscription is on its way.
-  for (int i = 0;; ++i) {
-    end(Success(absl::StrCat("task", i), 1, "run"), true);
-    auto any = [&] { return !hints.empty(); };
-    absl::MutexLock lock(&mu);
-    if (mu.AwaitWithTimeout(absl::Condition(&any), absl::Milliseconds(50))) {
-      break;
-    }
-  }
+  backend_->WantHints(true);
+  EXPECT_EQ(hint_of(""), "");  // they come from here on
   end(Success("short", 1, "run"), true);
   EXPECT_EQ(hint_of("short"), Cli({"GET", "short"}));
   TaskState long_one = Success("long", 1, "run");
@@ -957,35 +950,66 @@ TEST_F(RedisBackendTest, AShortOutcomeComesWithItsHint) {
   backend_.reset();  // before what its subscriber uses
 }
 
-TEST_F(RedisBackendTest, HintsComeAgainAfterARestart) {
-  absl::Mutex mu;
-  std::vector<std::string> hints;
-  backend_->SubscribeHints([&](std::string_view id, std::string_view) {
-    absl::MutexLock lock(&mu);
-    hints.emplace_back(id);
-  });
-  auto wait_for_one = [&] {
-    const absl::Time limit = absl::Now() + kHang;
-    for (int i = 0; absl::Now() < limit; ++i) {
-      const std::string id = absl::StrCat("task", i);
-      (void)Finish(Success(id, 1, "run"));
-      absl::MutexLock lock(&mu);
-      auto any = [&] { return !hints.empty(); };
-      if (mu.AwaitWithTimeout(absl::Condition(&any), absl::Milliseconds(50))) {
-        hints.clear();
-        return true;
-      }
-    }
-    return false;
-  };
-  EXPECT_TRUE(wait_for_one());
-  ASSERT_TRUE(server_.Restart().ok());
-  {
-    absl::MutexLock lock(&mu);
-    hints.clear();
+class HintsTest : public RedisBackendTest {
+ protected:
+  void SetUp() override {
+    RedisBackendTest::SetUp();
+    backend_->SubscribeHints([&](std::string_view id, std::string_view) {
+      absl::MutexLock lock(&mu_);
+      hints_.emplace_back(id);
+    });
   }
-  EXPECT_TRUE(wait_for_one());
-  backend_.reset();  // before what its subscriber uses
+  void TearDown() override {
+    backend_.reset();  // before what its subscriber uses
+    RedisBackendTest::TearDown();
+  }
+
+  // Takes hints until `id` is among them.
+  bool Hinted(const std::string& id) {
+    absl::MutexLock lock(&mu_);
+    auto there = [&] {
+      return std::find(hints_.begin(), hints_.end(), id) != hints_.end();
+    };
+    const bool hinted = mu_.AwaitWithTimeout(absl::Condition(&there), kHang);
+    hints_.clear();
+    return hinted;
+  }
+
+  std::string Subscribers() {
+    return Cli({"PUBSUB", "NUMSUB", "penstock:hint"});
+  }
+
+  absl::Mutex mu_;
+  std::vector<std::string> hints_;  // guarded by mu_
+};
+
+TEST_F(HintsTest, ComeAgainAfterARestart) {
+  backend_->WantHints(true);
+  EXPECT_TRUE(Hinted(""));
+  EXPECT_TRUE(Finish(Success("first", 1, "run")).ok());
+  EXPECT_TRUE(Hinted("first"));
+  ASSERT_TRUE(server_.Restart().ok());
+  EXPECT_TRUE(Hinted(""));
+  while (!Finish(Success("second", 1, "run")).ok()) {
+  }
+  EXPECT_TRUE(Hinted("second"));
+}
+
+TEST_F(HintsTest, ComeOnlyWhileTheyAreWanted) {
+  const std::string nobody = Subscribers();
+  backend_->WantHints(true);
+  EXPECT_TRUE(Hinted(""));
+  EXPECT_NE(Subscribers(), nobody);
+  backend_->WantHints(false);
+  const absl::Time limit = absl::Now() + kHang;
+  while (Subscribers() != nobody && absl::Now() < limit) {
+  }
+  EXPECT_EQ(Subscribers(), nobody);
+  EXPECT_TRUE(Finish(Success("unwanted", 1, "run")).ok());
+  backend_->WantHints(true);
+  EXPECT_TRUE(Hinted(""));
+  EXPECT_TRUE(Finish(Success("wanted", 1, "run")).ok());
+  EXPECT_TRUE(Hinted("wanted"));
 }
 
 // ---- a server that refuses

@@ -411,6 +411,7 @@ class SimBackend : public Backend {
     real().EndTick(std::move(tick), std::move(done));
   }
   void SubscribeHints(OnHint) override {}
+  void WantHints(bool) override {}
   void Ping(Done done) override {
     Op<bool>("Ping", kWrites, {}, AsCallback(std::move(done)),
              [this](auto cb) { real().Ping(AsDone(std::move(cb))); });

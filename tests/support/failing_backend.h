@@ -52,6 +52,11 @@ class FailingBackend : public Backend {
     return found == calls_.end() ? 0 : found->second;
   }
 
+  bool wants_hints() const {
+    absl::MutexLock lock(&mu_);
+    return wants_hints_;
+  }
+
   // Waits until the operation was called `count` times in all.
   void AwaitCalls(const std::string& operation, int count) const {
     auto reached = [&] {
@@ -323,6 +328,13 @@ class FailingBackend : public Backend {
   void SubscribeHints(OnHint on_hint) override {
     real_->SubscribeHints(std::move(on_hint));
   }
+  void WantHints(bool wanted) override {
+    {
+      absl::MutexLock lock(&mu_);
+      wants_hints_ = wanted;
+    }
+    real_->WantHints(wanted);
+  }
   void Ping(Done done) override {
     Pass("Ping", std::move(done),
          [&](auto callback) { real_->Ping(std::move(callback)); });
@@ -372,6 +384,7 @@ class FailingBackend : public Backend {
   std::map<std::string, std::pair<int, Mode>> next_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, int> calls_ ABSL_GUARDED_BY(mu_);
   int states_read_ ABSL_GUARDED_BY(mu_) = 0;
+  bool wants_hints_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<DeadTask> dead_ ABSL_GUARDED_BY(mu_);
 };
 

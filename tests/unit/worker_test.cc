@@ -442,10 +442,11 @@ TEST_F(WorkerTest, TheContextTellsOfTheTask) {
 TEST_F(WorkerTest, ProgressIsSeenWhileTheTaskRuns) {
   absl::Mutex mu;
   int hints = 0;  // guarded by mu
-  memory_->SubscribeHints([&](std::string_view, std::string_view) {
+  memory_->SubscribeHints([&](std::string_view id, std::string_view) {
     absl::MutexLock lock(&mu);
-    ++hints;
+    if (!id.empty()) ++hints;
   });
+  memory_->WantHints(true);
   Gate gate;
   Worker& worker = MakeWorker();
   worker.Register("long", [&](Context& context) {
@@ -485,6 +486,7 @@ class ShortTasksTest : public WorkerTest {
       absl::MutexLock lock(&hints_mu_);
       ++hints_;
     });
+    memory_->WantHints(true);
     Worker& worker = MakeWorker();
     worker.Register("short", [] {});
     worker.Register("handler", std::move(handler));
