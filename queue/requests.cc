@@ -73,32 +73,39 @@ void Requests::Try(RequestClaim claim, absl::Time deadline,
 }
 
 void Requests::Hold(RequestClaim claim) {
+  const absl::Time until = scope_->environment->Now() + kLongestCall;
   {
     absl::MutexLock lock(&mu_);
-    held_.emplace(claim.request_id, claim.nonce);
+    Key key(claim.request_id, claim.nonce);
+    held_.insert_or_assign(std::move(key), Held{std::move(claim), until});
+    if (std::exchange(renewing_, true)) return;
   }
-  Renew(std::move(claim), scope_->environment->Now() + kLongestCall);
+  RenewLater();
 }
 
-void Requests::Renew(RequestClaim claim, absl::Time until) {
-  scope_->After(kRenew, [this, claim = std::move(claim),
-                         until](absl::Status status) mutable {
-    const std::pair<std::string, std::string> key(claim.request_id,
-                                                  claim.nonce);
-    // Asked under the lock, so that it is not asked after End.
-    absl::MutexLock lock(&mu_);
-    if (!status.ok() || scope_->environment->Now() > until) held_.erase(key);
-    if (!held_.contains(key)) return;
-    RequestClaim again = claim;
-    scope_->backend->ClaimRequest(
-        std::move(again),
-        scope_->Guard<RequestAnswer>(
-            [this, claim = std::move(claim),
-             until](absl::StatusOr<RequestAnswer> answer) mutable {
-              if (absl::IsCancelled(answer.status())) return;
-              Renew(std::move(claim), until);
-            }));
+void Requests::RenewLater() {
+  scope_->After(kRenew, [this](absl::Status status) {
+    if (status.ok()) RenewHeld();
   });
+}
+
+// All at once, whatever their age: most calls end long before it is their turn.
+void Requests::RenewHeld() {
+  {
+    // Asked under the lock, so that none is asked after its End.
+    absl::MutexLock lock(&mu_);
+    const absl::Time now = scope_->environment->Now();
+    std::erase_if(held_,
+                  [now](const auto& held) { return held.second.until < now; });
+    for (const auto& [key, held] : held_) {
+      scope_->backend->ClaimRequest(
+          held.claim,
+          scope_->Guard<RequestAnswer>([](absl::StatusOr<RequestAnswer>) {}));
+    }
+    renewing_ = !held_.empty();
+    if (!renewing_) return;
+  }
+  RenewLater();
 }
 
 void Requests::End(std::string request_id, std::string nonce, RequestEnd end,

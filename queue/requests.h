@@ -8,7 +8,7 @@
 #ifndef PENSTOCK_QUEUE_REQUESTS_H_
 #define PENSTOCK_QUEUE_REQUESTS_H_
 
-#include <set>
+#include <map>
 #include <string>
 #include <utility>
 
@@ -44,13 +44,21 @@ class Requests {
   void Try(RequestClaim claim, absl::Time deadline,
            Callback<RequestAnswer> done);
   void Hold(RequestClaim claim);
-  void Renew(RequestClaim claim, absl::Time until);
+  void RenewLater();
+  void RenewHeld();
+
+  // A claim that is under way here, and until when it is renewed.
+  struct Held {
+    RequestClaim claim;
+    absl::Time until;
+  };
+  using Key = std::pair<std::string, std::string>;  // request_id, nonce
 
   Scope* const scope_;
 
   absl::Mutex mu_;
-  // Claims that are under way here: request_id and nonce.
-  std::set<std::pair<std::string, std::string>> held_ ABSL_GUARDED_BY(mu_);
+  std::map<Key, Held> held_ ABSL_GUARDED_BY(mu_);
+  bool renewing_ ABSL_GUARDED_BY(mu_) = false;  // a look at them is planned
 };
 
 }  // namespace penstock

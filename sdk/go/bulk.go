@@ -339,9 +339,7 @@ func (s *sending) add(task *Task) bool {
 	if err != nil {
 		return s.yield(SendResult{Index: index, Err: err}, nil)
 	}
-	if message.Id == "" {
-		message.Id = "task_" + newUUID()
-	}
+	giveID(message)
 	s.pending[int64(index)] = &streamed{task: message,
 		retries: retries{budget: s.client.options.retryBudget}}
 	s.queue = append(s.queue, int64(index))

@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,7 +28,7 @@ import (
 	pb "penstock.dev/sdk/go/penstock/v1"
 )
 
-func TestASendIsRepeatedUnderOneRequestID(t *testing.T) {
+func TestASendIsRepeatedUnderOneID(t *testing.T) {
 	fake := startFake(t)
 	fake.onSend = func(n int) error {
 		return []error{refuse(codes.Unavailable, BrokerNack), refuse(codes.DeadlineExceeded, ConfirmTimeout),
@@ -46,12 +47,74 @@ func TestASendIsRepeatedUnderOneRequestID(t *testing.T) {
 		t.Fatalf("%d calls", len(sends))
 	}
 	for _, send := range sends[:5] {
-		if send.RequestId == "" || send.RequestId != sends[0].RequestId {
-			t.Errorf("request ids %q and %q", sends[0].RequestId, send.RequestId)
+		if !strings.HasPrefix(send.Task.Id, "task_") || send.Task.Id != sends[0].Task.Id || send.RequestId != "" {
+			t.Errorf("ids %q and %q, request id %q", sends[0].Task.Id, send.Task.Id, send.RequestId)
 		}
 	}
-	if sends[5].RequestId == sends[0].RequestId {
-		t.Error("two calls have one request id")
+	if sends[5].Task.Id == sends[0].Task.Id {
+		t.Error("two tasks have one id")
+	}
+}
+
+func TestARequestIDOfTheCallersStandsForTheTasks(t *testing.T) {
+	fake := startFake(t)
+	client := newTestClient(t, fake.address)
+	if _, err := client.SendTask(testContext(t), NewTask("add"), RequestID("mine")); err != nil {
+		t.Fatal(err)
+	}
+	if send := seen(fake, &fake.sends)[0]; send.RequestId != "mine" || send.Task.Id != "" {
+		t.Error(send)
+	}
+}
+
+func TestARunIsOneCall(t *testing.T) {
+	fake := startFake(t)
+	fake.onSend = func(n int) error {
+		return []error{refuse(codes.Unavailable, Draining), nil}[n]
+	}
+	fake.sendState = stateAt("task_1", success, intValue("int64", 3))
+	state, err := newTestClient(t, fake.address).Run(testContext(t), NewTask("add", 1, 2))
+	var sum int
+	if err != nil || state.Result(&sum) != nil || sum != 3 {
+		t.Fatal(state, err)
+	}
+	sends := seen(fake, &fake.sends)
+	if len(sends) != 2 || sends[0].Task.Id != sends[1].Task.Id {
+		t.Error(sends)
+	}
+	if wait := sends[1].Wait.AsDuration(); wait < 10*time.Second || wait > 20*time.Second {
+		t.Error(wait) // as long as the context lasts
+	}
+}
+
+func TestARunThatHasNotEndedIsWaitedFor(t *testing.T) {
+	fake := startFake(t)
+	fake.onRead = func(context.Context, int, *pb.GetStateRequest) (*pb.TaskState, error) {
+		return stateAt("task_1", success, intValue("int64", 3)), nil
+	}
+	client := newTestClient(t, fake.address)
+	for _, fake.sendState = range []*pb.TaskState{nil, stateAt("task_1", started)} {
+		state, err := client.Run(testContext(t), NewTask("add"))
+		if err != nil || state.Status != Success {
+			t.Error(state, err)
+		}
+	}
+	if n := len(seen(fake, &fake.reads)); n != 2 {
+		t.Errorf("%d reads", n)
+	}
+}
+
+func TestARunThatIsOverWrapsTheContextsError(t *testing.T) {
+	fake := startFake(t)
+	fake.sendState = stateAt("task_1", started)
+	fake.onRead = func(ctx context.Context, _ int, request *pb.GetStateRequest) (*pb.TaskState, error) {
+		sleep(ctx, request.Wait.AsDuration())
+		return stateAt("task_1", started), nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := newTestClient(t, fake.address).Run(ctx, NewTask("add")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
 	}
 }
 

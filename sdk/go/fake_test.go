@@ -30,6 +30,8 @@ type fakeGateway struct {
 	watches  []*pb.WatchStateRequest
 	reads    []*pb.GetStateRequest
 
+	sendState *pb.TaskState // with the answer to a send
+
 	// Each is told how many calls came before.
 	onSend   func(n int) error
 	onBatch  func(n int, request *pb.BatchSendTasksRequest) (*pb.BatchSendTasksResponse, error)
@@ -111,7 +113,7 @@ func (f *fakeGateway) SendTask(ctx context.Context, in *pb.SendTaskRequest) (*pb
 			return nil, err
 		}
 	}
-	return &pb.SendTaskResponse{TaskId: "task_1"}, nil
+	return &pb.SendTaskResponse{TaskId: "task_1", State: f.sendState}, nil
 }
 
 func (f *fakeGateway) BatchSendTasks(_ context.Context, in *pb.BatchSendTasksRequest) (*pb.BatchSendTasksResponse, error) {

@@ -93,6 +93,7 @@ type SendOption struct {
 
 type sendOptions struct {
 	requestID       string
+	named           bool // by the caller
 	groupID         string
 	sendConcurrency int
 	onFailure       *Task
@@ -100,10 +101,10 @@ type sendOptions struct {
 
 // RequestID names the call, so that it may be repeated after a restart of the client
 // too: an equal call is not carried out again within 24 hours, and is answered as the
-// first one was, with Replayed. Default: one that is made for each call. 1 to 200
-// characters of A-Z a-z 0-9 _ . : -
+// first one was, with Replayed. Default: one that is made for each call, or, for one
+// task, an id of the task. 1 to 200 characters of A-Z a-z 0-9 _ . : -
 func RequestID(id string) SendOption {
-	return SendOption{"RequestID", func(o *sendOptions) { o.requestID = id }}
+	return SendOption{"RequestID", func(o *sendOptions) { o.requestID, o.named = id, id != "" }}
 }
 
 // GroupID is the id of the group of SendGroup or SendChord. Default: the gateway makes
@@ -147,15 +148,10 @@ func (c *Client) Send(ctx context.Context, name string, args ...any) (*Handle, e
 
 // SendTask sends a task. When it returns, the broker has the task.
 func (c *Client) SendTask(ctx context.Context, task *Task, opts ...SendOption) (*Handle, error) {
-	o, err := readOptions("SendTask", opts)
+	request, err := sendRequest("SendTask", task, opts)
 	if err != nil {
 		return nil, err
 	}
-	message, err := task.encode()
-	if err != nil {
-		return nil, err
-	}
-	request := &pb.SendTaskRequest{Task: message, RequestId: o.requestID}
 	var answer *pb.SendTaskResponse
 	if err := c.call(ctx, func(ctx context.Context) (err error) {
 		answer, err = c.gateway.SendTask(ctx, request)
@@ -164,6 +160,61 @@ func (c *Client) SendTask(ctx context.Context, task *Task, opts ...SendOption) (
 		return nil, err
 	}
 	return &Handle{ID: answer.GetTaskId(), Replayed: answer.GetReplayed(), client: c}, nil
+}
+
+// Run sends a task and waits for it to end, well or not: SendTask and then
+// [Handle.Wait], in one call where the end comes within 30 s. [State.Result] tells what
+// came of it. When ctx ends first, the error wraps that of ctx, and the task goes on if
+// it was sent.
+func (c *Client) Run(ctx context.Context, task *Task, opts ...SendOption) (*State, error) {
+	request, err := sendRequest("Run", task, opts)
+	if err != nil {
+		return nil, err
+	}
+	asked := longestWait
+	if deadline, has := ctx.Deadline(); has {
+		asked = max(0, min(asked, time.Until(deadline)))
+	}
+	request.Wait = durationpb.New(asked)
+	var answer *pb.SendTaskResponse
+	err = c.callWithin(ctx, asked+waitMargin, true, func(ctx context.Context) (err error) {
+		answer, err = c.gateway.SendTask(ctx, request)
+		return err
+	})
+	if err != nil && (ctx.Err() != nil || ranOut(ctx, err)) {
+		<-ctx.Done()
+		return nil, fmt.Errorf("penstock: running %s: %w", task.Name, context.Cause(ctx))
+	} else if err != nil {
+		return nil, err
+	}
+	if state := newState(answer.GetState()); state.Status.Final() {
+		return state, nil
+	}
+	return c.Task(answer.GetTaskId()).Wait(ctx)
+}
+
+func sendRequest(call string, task *Task, opts []SendOption) (*pb.SendTaskRequest, error) {
+	o, err := readOptions(call, opts)
+	if err != nil {
+		return nil, err
+	}
+	message, err := task.encode()
+	if err != nil {
+		return nil, err
+	}
+	if o.named {
+		return &pb.SendTaskRequest{Task: message, RequestId: o.requestID}, nil
+	}
+	giveID(message)
+	return &pb.SendTaskRequest{Task: message}, nil
+}
+
+// giveID gives a task that has no id one, by which it is sent once, as often as it is
+// sent: that costs the gateway less than a request id.
+func giveID(message *pb.Task) {
+	if message.Id == "" {
+		message.Id = "task_" + newUUID()
+	}
 }
 
 // A ChainHandle is that of the last link of a chain, whose result is the chain's.

@@ -41,6 +41,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Le;
 using ::testing::SizeIs;
+using ::testing::StartsWith;
 
 // ---- against a gateway ----------------------------------------------------
 
@@ -67,6 +68,24 @@ TEST_F(ClientTest, ResultsComeAsTheTypesThatAreAskedFor) {
   ASSERT_TRUE(swapped.ok()) << swapped.status();
   EXPECT_EQ((*swapped->Result<std::pair<std::string, std::string>>(kPatience)),
             (std::pair<std::string, std::string>("b", "a")));
+}
+
+TEST_F(ClientTest, ARunBringsTheResult) {
+  EXPECT_EQ(*client_->Run<int64_t>(MakeTask("add", 1, 2), kPatience), 3);
+  const auto failed = client_->Run<int64_t>(MakeTask("panic"), kPatience);
+  EXPECT_EQ(ErrorOf(failed.status()).reason, "TASK_FAILED");
+  const auto late = client_->Run<int64_t>(
+      {.name = "add", .delay = absl::Hours(1)}, absl::Milliseconds(50));
+  EXPECT_EQ(ErrorOf(late.status()).reason, "NOT_FINISHED");
+  const auto bad = client_->Run<int64_t>(MakeTask(""), kPatience);
+  EXPECT_EQ(ErrorOf(bad.status()).reason, "INVALID_FIELD");
+  absl::Notification ended;
+  client_->RunAsync<int64_t>(MakeTask("add", 2, 2), kPatience,
+                             [&](absl::StatusOr<int64_t> sum) {
+                               EXPECT_EQ(*sum, 4);
+                               ended.Notify();
+                             });
+  ended.WaitForNotification();
 }
 
 TEST_F(ClientTest, GroupTellsOfEachMember) {
@@ -367,15 +386,16 @@ class ScriptedGateway final : public v1::GatewayService::Service {
   std::unique_ptr<grpc::Server> server_;
 };
 
-TEST(ClientRetriesTest, TriesAgainUnderTheSameRequestId) {
+TEST(ClientRetriesTest, TriesAgainUnderTheSameId) {
   ScriptedGateway gateway;
   absl::Mutex mu;
-  std::set<std::string> request_ids;
+  std::set<std::string> ids;
   gateway.on_send = [&](int call, grpc::ServerContext&,
                         const v1::SendTaskRequest& request,
                         v1::SendTaskResponse* response) {
     absl::MutexLock lock(&mu);
-    request_ids.insert(request.request_id());
+    ids.insert(request.task().id());
+    EXPECT_EQ(request.request_id(), "");
     if (call == 1) return Unavailable();
     if (call == 2) {
       return ErrorWith(grpc::StatusCode::DEADLINE_EXCEEDED, "CONFIRM_TIMEOUT");
@@ -391,10 +411,29 @@ TEST(ClientRetriesTest, TriesAgainUnderTheSameRequestId) {
   const auto task = client.Send("f");
   ASSERT_TRUE(task.ok()) << task.status();
   EXPECT_EQ(gateway.calls, 4);
-  ASSERT_THAT(request_ids, SizeIs(1));
-  EXPECT_THAT(*request_ids.begin(), SizeIs(36));
+  ASSERT_THAT(ids, SizeIs(1));
+  EXPECT_THAT(*ids.begin(), StartsWith("task_"));
   ASSERT_TRUE(client.Send("f").ok());
-  EXPECT_THAT(request_ids, SizeIs(2));  // another call
+  EXPECT_THAT(ids, SizeIs(2));  // another task
+}
+
+TEST(ClientRetriesTest, ARunThatHasNotEndedIsWaitedFor) {
+  ScriptedGateway gateway;
+  gateway.on_send = [](int, grpc::ServerContext&,
+                       const v1::SendTaskRequest& request,
+                       v1::SendTaskResponse* response) {
+    EXPECT_EQ(request.wait().seconds(), 30);
+    response->set_task_id("t");
+    response->mutable_state()->set_status(v1::TASK_STATUS_STARTED);
+    return grpc::Status::OK;
+  };
+  gateway.on_get = [](int, v1::GetStateResponse* response) {
+    response->mutable_state()->set_status(v1::TASK_STATUS_SUCCESS);
+    return grpc::Status::OK;
+  };
+  Client client(gateway.address());
+  EXPECT_TRUE(client.Run<std::tuple<>>(MakeTask("f"), absl::Hours(1)).ok());
+  EXPECT_EQ(gateway.calls, 2);
 }
 
 TEST(ClientRetriesTest, GivesUpWhenItsBudgetIsOver) {

@@ -23,7 +23,9 @@ absl::Status BrokerAway() {
 class SimEnvironment : public Environment {
  public:
   explicit SimEnvironment(ProcessPtr process) : process_(std::move(process)) {}
-  absl::Time Now() override { return world().scheduler().Now(); }
+  absl::Time Now() override {
+    return world().scheduler().Now() + process_->spent();
+  }
   std::string NewUuid() override { return world().NewUuid(); }
   double Random() override { return world().dice().Unit(); }
   void RunAfter(absl::Duration delay, Closure task) override {

@@ -132,6 +132,8 @@ void Link::Settle(DeliveryTag tag, bool requeue) {
 }
 
 void Link::SetPrefetch(int prefetch) {
+  process_->world()->scheduler().Note(
+      "prefetch", absl::StrCat(process_->name(), " ", prefetch));
   options_.prefetch = prefetch;
   if (inner_ == nullptr) return;
   inner_->SetPrefetch(prefetch);
@@ -326,6 +328,7 @@ void World::Start(Member& member) {
   body.backend = MakeSimBackend(body.process, [this, &body] {
     body.process->Later(HandlerTime(), Scheduler::kWork, "handler", [&body] {
       if (body.runtime != nullptr) body.runtime->RunOneTask();
+      body.process->EndSpending();
     });
   });
   body.lifecycle = std::make_unique<Lifecycle>(
@@ -339,8 +342,14 @@ void World::Start(Member& member) {
     if (handler == std::string("only0") && member.number != 0) continue;
     handlers.emplace(
         handler,
-        [this, handler](Context& context,
-                        absl::Span<const Value>) -> absl::StatusOr<Results> {
+        [this, handler, &body](
+            Context& context,
+            absl::Span<const Value>) -> absl::StatusOr<Results> {
+          // Some take long enough that fewer tasks are taken ahead.
+          if (dice().Chance(0.1)) {
+            body.process->Spend(
+                dice().Between(absl::ZeroDuration(), absl::Milliseconds(100)));
+          }
           return RunHandler(handler, context.task_id);
         });
   }

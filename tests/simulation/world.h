@@ -129,6 +129,12 @@ class Process : public std::enable_shared_from_this<Process> {
   void Later(absl::Duration delay, Scheduler::Kind kind, const char* what,
              Closure task, bool tell_dead = false);
 
+  // What a handler has taken, by this process's clock alone: to all others it runs
+  // in no time. From its end on the clock is the world's again.
+  absl::Duration spent() const { return spent_; }
+  void Spend(absl::Duration time) { spent_ += time; }
+  void EndSpending() { spent_ = absl::ZeroDuration(); }
+
   // One request to the backend or the broker. `execute` takes a Callback<T> and
   // asks a twin.
   template <typename T, typename Execute>
@@ -144,6 +150,7 @@ class Process : public std::enable_shared_from_this<Process> {
   World* const world_;
   const std::string name_;
   bool alive_ = true;
+  absl::Duration spent_ = absl::ZeroDuration();
   uint64_t tokens_ = 0;
   std::map<uint64_t, Closure> told_on_death_;
   std::array<Lane, 3> out_;

@@ -28,6 +28,15 @@ std::string RequestIdOf(const CallOptions& options) {
   return options.request_id.empty() ? internal::NewUuid() : options.request_id;
 }
 
+// One task is known by its id, which costs the gateway less than a request_id.
+absl::Status WriteSend(const Task& task, const CallOptions& options,
+                       v1::SendTaskRequest& request) {
+  request.set_request_id(options.request_id);
+  const absl::Status written = WriteTask(task, request.mutable_task());
+  if (options.request_id.empty()) internal::GiveId(request.mutable_task());
+  return written;
+}
+
 // Writes all of `tasks` into `request`.
 template <typename Request>
 absl::Status WriteTasks(const std::vector<Task>& tasks, Request& request) {
@@ -247,15 +256,47 @@ absl::StatusOr<TaskHandle> Client::Send(Task task, const CallOptions& options) {
 void Client::SendAsync(Task task, Done<TaskHandle> done,
                        const CallOptions& options) {
   v1::SendTaskRequest request;
-  const absl::Status written = WriteTask(task, request.mutable_task());
+  const absl::Status written = WriteSend(task, options, request);
   if (!written.ok()) return std::move(done)(written);
-  request.set_request_id(RequestIdOf(options));
   Call<v1::SendTaskRequest, v1::SendTaskResponse>(
       core_, &Rpc::SendTask, std::move(request), LimitsOf(*core_, options),
       Taking<v1::SendTaskResponse>(
           std::move(done), [core = core_](v1::SendTaskResponse response) {
             return TaskHandle(core, response.task_id(), response.replayed());
           }));
+}
+
+absl::StatusOr<std::vector<Value>> Client::RunForResults(
+    Task task, absl::Duration timeout, const CallOptions& options) {
+  return Await<absl::StatusOr<std::vector<Value>>>([&](auto done) {
+    RunForResultsAsync(std::move(task), timeout, std::move(done), options);
+  });
+}
+
+void Client::RunForResultsAsync(Task task, absl::Duration timeout,
+                                Done<std::vector<Value>> done,
+                                const CallOptions& options) {
+  v1::SendTaskRequest request;
+  const absl::Status written = WriteSend(task, options, request);
+  if (!written.ok()) return std::move(done)(written);
+  const absl::Time until = absl::Now() + timeout;
+  const absl::Duration wait =
+      std::clamp(timeout, absl::ZeroDuration(), internal::kLongestWait);
+  WriteDuration(wait, request.mutable_wait());
+  CallLimits limits = LimitsOf(*core_, options);
+  limits.deadline += wait;
+  Call<v1::SendTaskRequest, v1::SendTaskResponse>(
+      core_, &Rpc::SendTask, std::move(request), std::move(limits),
+      [core = core_, until, done = std::move(done)](
+          absl::StatusOr<v1::SendTaskResponse> response) mutable {
+        if (!response.ok()) return std::move(done)(response.status());
+        TaskState state = ReadState(response->state());
+        if (IsFinal(state.status)) {
+          return std::move(done)(ResultsOf(std::move(state)));
+        }
+        TaskHandle(core, response->task_id(), response->replayed())
+            .ResultsAsync(until - absl::Now(), std::move(done));
+      });
 }
 
 absl::StatusOr<GroupHandle> Client::SendGroup(Group group,

@@ -79,10 +79,7 @@ void Stream::Send(const Task& task, TaskStream::Answer answer) {
   absl::Status bad = core_->broken();
   bad.Update(WriteTask(task, open.request.mutable_task()));
   if (!bad.ok()) return std::move(open.answer)(bad);
-  // By its id a task that was sent twice is accepted once.
-  if (task.id.empty()) {
-    open.request.mutable_task()->set_id("task_" + NewUuid());
-  }
+  GiveId(open.request.mutable_task());
   {
     absl::MutexLock lock(&mu_, absl::Condition(
                                    +[](Stream* stream) {

@@ -12,8 +12,6 @@ namespace {
 
 using Rpc = v1::GatewayService::StubInterface::async_interface;
 
-// One call waits so long at most; another one follows.
-constexpr absl::Duration kLongestWait = absl::Seconds(30);
 // A gateway that stops ends a wait early. Whoever asks again at once would find
 // it still there.
 constexpr absl::Duration kPause = absl::Milliseconds(200);

@@ -16,6 +16,9 @@
 
 namespace penstock::client::internal {
 
+// One call waits so long at most; another one follows.
+constexpr absl::Duration kLongestWait = absl::Seconds(30);
+
 // NOT_FINISHED when it has not ended by `until`.
 void AwaitTask(const std::shared_ptr<Core>& core, const std::string& id,
                absl::Time until, Done<TaskState> done);

@@ -8,9 +8,12 @@ import {
   GatewayService, type SendTaskResult,
 } from "./gen/penstock/v1/gateway_pb";
 import { TaskSchema, type Task as ProtoTask } from "./gen/penstock/v1/messages_pb";
-import { ChainHandle, ChordHandle, GroupHandle, TaskHandle } from "./handles";
+import {
+  ChainHandle, ChordHandle, GroupHandle, LONGEST_WAIT_MS, SLACK_MS, TaskHandle, resultOf,
+  type Result,
+} from "./handles";
 import { streamTasks } from "./stream";
-import { toTask, type Task } from "./task";
+import { fromState, isFinal, toDuration, toTask, type Task } from "./task";
 import type { Input } from "./values";
 
 /** What holds for one call that sends. */
@@ -18,10 +21,16 @@ export interface SendOptions extends CallOptions {
   /**
    * Names the call, so that it may be repeated safely, to any gateway: an equal one
    * is not carried out again within 24 hours. 1 to 200 characters of
-   * `A-Z a-z 0-9 _ . : -`. Default: one of the client's own for each call, under
-   * which it repeats the call itself.
+   * `A-Z a-z 0-9 _ . : -`. Default: one of the client's own for each call, or, for
+   * one task, an id of the task, under which it repeats the call itself.
    */
   requestId?: string;
+}
+
+/** What holds for one task that is sent and waited for. */
+export interface RunOptions extends Omit<SendOptions, "deadlineMs"> {
+  /** How long to wait for its end, in milliseconds. Default: until it has ended. */
+  timeoutMs?: number;
 }
 
 /** What holds for one call that sends a group. */
@@ -98,14 +107,37 @@ export class Client {
     task: string | Task, argsOrOptions?: readonly Input[] | SendOptions,
     lastOptions?: SendOptions,
   ): Promise<TaskHandle> {
-    const options = (typeof task === "string"
-      ? lastOptions : argsOrOptions as SendOptions | undefined) ?? {};
-    if (typeof task === "string") {
-      task = { name: task, args: argsOrOptions as readonly Input[] | undefined };
-    }
+    const { request, options } = sendOf(task, argsOrOptions, lastOptions);
     const { taskId, replayed } = await this.connection.call(
-      method.sendTask, { task: toTask(task), requestId: requestId(options) }, options);
+      method.sendTask, request, options);
     return new TaskHandle(this, taskId, replayed);
+  }
+
+  /**
+   * Sends a task and waits for its result, in one call where the end comes within
+   * 30 s: `await client.run("add", [1n, 2n], { timeoutMs: 10_000 })`. As
+   * {@link TaskHandle.result}, whose errors it rejects with; a task that has not ended
+   * in time goes on.
+   */
+  run<T = Result>(
+    name: string, args?: readonly Input[], options?: RunOptions,
+  ): Promise<T>;
+  run<T = Result>(task: Task, options?: RunOptions): Promise<T>;
+  async run<T = Result>(
+    task: string | Task, argsOrOptions?: readonly Input[] | RunOptions,
+    lastOptions?: RunOptions,
+  ): Promise<T> {
+    const { request, options } = sendOf(task, argsOrOptions, lastOptions);
+    const { timeoutMs = Infinity, metadata, signal } = options;
+    const end = Date.now() + timeoutMs;
+    const waitMs = Math.min(timeoutMs, LONGEST_WAIT_MS);
+    const { taskId, replayed, state } = await this.connection.call(
+      method.sendTask, { ...request, wait: toDuration("timeoutMs", waitMs) },
+      { ...options, deadlineMs: waitMs + SLACK_MS });
+    const now = state && fromState(state);
+    if (now !== undefined && isFinal(now.status)) return resultOf<T>(now);
+    return new TaskHandle(this, taskId, replayed).result<T>(
+      { timeoutMs: Math.max(0, end - Date.now()), metadata, signal });
   }
 
   /** Sends 1 to 10,000 tasks that run in parallel. */
@@ -241,6 +273,21 @@ export class Client {
       }
     }
   }
+}
+
+// The request of send() and run(), in either of their forms.
+function sendOf<O extends SendOptions>(
+  task: string | Task, argsOrOptions: readonly Input[] | O | undefined,
+  lastOptions: O | undefined,
+) {
+  const options = (typeof task === "string"
+    ? lastOptions : argsOrOptions as O | undefined) ?? {} as O;
+  const message = toTask(typeof task === "string"
+    ? { name: task, args: argsOrOptions as readonly Input[] | undefined } : task);
+  const { requestId } = options;
+  // Known by its id a task is sent once too, and costs the gateway less.
+  if (!requestId) message.id ||= `task_${randomUUID()}`;
+  return { request: { task: message, requestId }, options };
 }
 
 function requestId(options: SendOptions): string {

@@ -27,8 +27,10 @@ export interface WaitOptions {
 export type Result = Output | Output[] | null;
 
 const { method } = GatewayService;
-const LONGEST_WAIT_MS = 30_000;
-const SLACK_MS = 10_000;
+/** @internal */
+export const LONGEST_WAIT_MS = 30_000;
+/** @internal */
+export const SLACK_MS = 10_000;
 const PAUSE_MS = 100;
 const PAGE = 1_000;
 
@@ -70,6 +72,13 @@ function resultsOf(state: TaskState): Output[] {
   if (state.status === "FAILURE") throw new TaskFailed(state);
   if (state.status === "CANCELLED") throw new TaskCancelled(state);
   return state.results;
+}
+
+/** @internal */
+export function resultOf<T>(state: TaskState): T {
+  const results = resultsOf(state);
+  const result = results.length > 1 ? results : results[0] ?? null;
+  return result as T;
 }
 
 function expired(taskId: string): PenstockError {
@@ -126,9 +135,7 @@ export class TaskHandle {
    * expected: `await handle.result<bigint>()`; nothing checks that.
    */
   async result<T = Result>(options: WaitOptions = {}): Promise<T> {
-    const results = await this.results(options);
-    const result = results.length > 1 ? results : results[0] ?? null;
-    return result as T;
+    return resultOf<T>(await this.wait(options));
   }
 
   /**

@@ -1,7 +1,7 @@
 // The public names of the package.
 
 export {
-  Client, type SendChordOptions, type SendGroupOptions, type SendOptions,
+  Client, type RunOptions, type SendChordOptions, type SendGroupOptions, type SendOptions,
   type StreamOutcome,
 } from "./client";
 export type {

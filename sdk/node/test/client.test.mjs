@@ -103,7 +103,7 @@ afterEach(() => {
 const accepted = () => ({ taskId: "t" });
 const state = (status, more = {}) => ({ state: { taskId: "t", status, ...more } });
 
-test("a call is repeated under one request id while the error may pass", async () => {
+test("a task is sent under one id while the error may pass", async () => {
   handlers.sendTask = failing([
     failure(Code.UNAVAILABLE, "DRAINING"),
     failure(Code.UNAVAILABLE),
@@ -113,10 +113,46 @@ test("a call is repeated under one request id while the error may pass", async (
   ], accepted);
   assert.equal((await client.send("add", [1n])).id, "t");
   assert.equal(asked.length, 6);
-  assert.match(asked[0].requestId, /^[0-9a-f-]{36}$/);
-  assert.equal(new Set(asked.map((request) => request.requestId)).size, 1);
+  assert.match(asked[0].task.id, /^task_[0-9a-f-]{36}$/);
+  assert.equal(new Set(asked.map((request) => request.task.id)).size, 1);
+  assert.equal(asked[0].requestId, "");
   await client.send("add", [1n]);
-  assert.notEqual(asked[6].requestId, asked[0].requestId);
+  assert.notEqual(asked[6].task.id, asked[0].task.id);
+  await client.send("add", [1n], { requestId: "mine" });
+  assert.deepEqual([asked[7].task.id, asked[7].requestId], ["", "mine"]);
+});
+
+test("a run is one call", async () => {
+  handlers.sendTask = failing([failure(Code.UNAVAILABLE, "DRAINING")], () => ({
+    taskId: "t", ...state(SUCCESS, {
+      results: [{ type: "int64", kind: { case: "intValue", value: 3n } }] }),
+  }));
+  assert.equal(await client.run("add", [1n, 2n], { timeoutMs: 7_000 }), 3n);
+  assert.equal(asked.length, 2);
+  assert.equal(asked[0].task.id, asked[1].task.id);
+  assert.equal(asked[1].wait.seconds, 7n);
+});
+
+test("how a run ended", async () => {
+  handlers.sendTask = () => ({
+    taskId: "t", ...state(FAILURE, { error: { message: "bad" } }) });
+  await assert.rejects(client.run("add"), TaskFailed);
+  handlers.sendTask = () => ({
+    taskId: "t", ...state(CANCELLED, { error: { message: "cancelled" } }) });
+  await assert.rejects(client.run({ name: "add" }), TaskCancelled);
+  assert.equal(asked[1].wait.seconds, 30n);
+});
+
+test("a run that has not ended is waited for", async () => {
+  for (const answer of [accepted(), { ...accepted(), ...state(PENDING) }]) {
+    asked = [];
+    handlers.sendTask = () => answer;
+    handlers.getState = failing([], () => state(SUCCESS));
+    assert.equal(await client.run({ name: "add" }, { timeoutMs: 5_000 }), null);
+    assert.equal(asked[1].taskId, "t");
+  }
+  handlers.getState = () => state(PENDING);
+  await assert.rejects(client.run("add", [], { timeoutMs: 50 }), WaitTimeout);
 });
 
 test("a group that was sent in part is repeated", async () => {

@@ -78,8 +78,8 @@ class Calls(WithGateway):
             refused(DEADLINE, "CONFIRM_TIMEOUT"),
             refused(grpc.StatusCode.CANCELLED),
             accepted]
-        self.assertEqual(self.client.send("add", 1).id, "task_1")
-        ids = {request.request_id for request, _ in self.gateway.calls}
+        self.assertRegex(self.client.send("add", 1).id, "^task_")
+        ids = {request.task.id for request, _ in self.gateway.calls}
         self.assertEqual(len(self.gateway.calls), 5)
         self.assertEqual(len(ids), 1)
         self.assertNotIn("", ids)
@@ -89,9 +89,9 @@ class Calls(WithGateway):
         self.client.send("add")
         self.client.send("add")
         self.client.send("add", request_id="mine")
-        ids = [request.request_id for request, _ in self.gateway.calls]
-        self.assertEqual(len(set(ids)), 3)
-        self.assertEqual(ids[2], "mine")
+        one, another, mine = [request for request, _ in self.gateway.calls]
+        self.assertNotEqual(one.task.id, another.task.id)
+        self.assertEqual((one.request_id, mine.request_id, mine.task.id), ("", "mine", ""))
 
     def test_what_is_not_repeated(self):
         for code, reason in [
@@ -205,7 +205,8 @@ class Waiting(WithGateway):
         self.assertEqual(self.client.run("add", 1, 2, timeout=7), 3)
         first, second = [request for request, _ in self.gateway.calls]
         self.assertEqual(first, second)
-        self.assertNotEqual(first.request_id, "")
+        self.assertRegex(first.task.id, "^task_")
+        self.assertEqual(first.request_id, "")
         self.assertEqual([arg.int_value for arg in first.task.args], [1, 2])
         self.assertLessEqual(first.wait.ToTimedelta(), datetime.timedelta(seconds=7))
         self.assertGreater(first.wait.ToTimedelta(), datetime.timedelta(seconds=6))
@@ -520,8 +521,8 @@ class WithAsyncio(unittest.IsolatedAsyncioTestCase):
 
     async def test_repeats_are_one_call(self):
         self.gateway.answers = [refused(UNAVAILABLE, "DRAINING"), accepted]
-        self.assertEqual((await self.client.send("add", 1)).id, "task_1")
-        self.assertEqual(len({request.request_id for request, _ in self.gateway.calls}), 1)
+        self.assertRegex((await self.client.send("add", 1)).id, "^task_")
+        self.assertEqual(len({request.task.id for request, _ in self.gateway.calls}), 1)
 
     async def test_waits_until_it_is_final(self):
         self.gateway.answers = [state_answer("PENDING"), state_answer("SUCCESS", "t", 4)]
@@ -689,7 +690,7 @@ class WithTls(unittest.TestCase):
     def test_a_gateway_of_a_known_authority(self):
         client = self.client(self.serve(), ca_file=self.path / "ours.pem",
                              server_name="gateway.test")
-        self.assertEqual(client.send("add").id, "task_1")
+        self.assertRegex(client.send("add").id, "^task_")
 
     def test_others_are_refused(self):
         for options in ({"ca_file": self.path / "other.pem", "server_name": "gateway.test"},
@@ -704,7 +705,7 @@ class WithTls(unittest.TestCase):
         known = {"ca_file": self.path / "ours.pem", "server_name": "gateway.test"}
         client = self.client(gateway, cert_file=self.path / "other.pem",
                              key_file=self.path / "other.key", **known)
-        self.assertEqual(client.send("add").id, "task_1")
+        self.assertRegex(client.send("add").id, "^task_")
         with self.assertRaises(penstock.Unavailable):
             self.client(gateway, **known).send("add")
         with self.assertRaises(ValueError):

@@ -64,7 +64,7 @@ from penstock.tasks import (
     new_request_id,
     next_message,
     take_answer,
-    task_of,
+    send_request,
     with_own_id,
 )
 from penstock.v1 import gateway_pb2 as pb
@@ -118,8 +118,7 @@ class Client:
         metadata: Optional[Metadata] = None,
     ) -> TaskHandle:
         """Sends a task: send("add", 1, 1), or send(Task("add", 1, 1, delay=60))."""
-        request = pb.SendTaskRequest(task=task_of(task, args).to_message(),
-                                     request_id=request_id or new_request_id())
+        request = send_request(task, args, request_id)
         answer = await self._call(self._stub.SendTask, request, timeout, retry_budget, metadata)
         return TaskHandle(self, answer.task_id, answer.replayed)
 
@@ -139,8 +138,7 @@ class Client:
         """
         deadline = Deadline(timeout)
         wait = min(WAIT, deadline.left())
-        request = pb.SendTaskRequest(task=task_of(task, args).to_message(),
-                                     request_id=request_id or new_request_id())
+        request = send_request(task, args, request_id)
         request.wait.FromNanoseconds(int(wait * 1e9))
         answer = await self._call(self._stub.SendTask, request, wait + WAIT_ROOM,
                                   retry_budget, metadata)

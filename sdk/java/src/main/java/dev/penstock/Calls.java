@@ -27,8 +27,8 @@ import java.util.function.Predicate;
  * but {@link #get}; callbacks run on gRPC's threads. Thread-safe.
  */
 final class Calls {
-  /** How long one GetState or GetGroupState waits at most. */
-  private static final Duration LONGEST_WAIT = Duration.ofSeconds(30);
+  /** How long one call waits at most for an end. */
+  static final Duration LONGEST_WAIT = Duration.ofSeconds(30);
 
   /** The pause before a wait that a stopping gateway ended early is taken up again. */
   private static final Duration EARLY_PAUSE = Duration.ofMillis(100);

@@ -5,6 +5,7 @@ import dev.penstock.v1.SendChainRequest;
 import dev.penstock.v1.SendChordRequest;
 import dev.penstock.v1.SendGroupRequest;
 import dev.penstock.v1.SendTaskRequest;
+import dev.penstock.v1.SendTaskResponse;
 import io.grpc.ChannelCredentials;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
@@ -222,11 +223,54 @@ public final class Client implements AutoCloseable {
 
   /** As {@link #send(Task)}, without blocking. */
   public CompletableFuture<TaskHandle> sendAsync(Task task) {
-    SendTaskRequest request =
-        SendTaskRequest.newBuilder().setTask(task.proto()).setRequestId(callId()).build();
     return Calls.then(
-        calls.unary(GatewayServiceGrpc.getSendTaskMethod(), request),
-        answer -> new TaskHandle(calls, answer.getTaskId(), answer.getReplayed()));
+        calls.unary(GatewayServiceGrpc.getSendTaskMethod(), sendRequest(task).build()),
+        this::handle);
+  }
+
+  private SendTaskRequest.Builder sendRequest(Task task) {
+    SendTaskRequest.Builder request = SendTaskRequest.newBuilder();
+    if (requestId != null) return request.setTask(task.proto()).setRequestId(requestId);
+    // Known by its id a task is sent once too, and costs the gateway less.
+    return request.setTask(task.protoWithId());
+  }
+
+  private TaskHandle handle(SendTaskResponse answer) {
+    return new TaskHandle(calls, answer.getTaskId(), answer.getReplayed());
+  }
+
+  /**
+   * Sends one task and waits for its result, at most so long: {@link #send(Task)} and then {@link
+   * TaskHandle#result(Duration)}, in one call where the end comes within 30 s.
+   *
+   * @return see {@link TaskState#result}
+   * @throws TaskFailedException it ended in FAILURE
+   * @throws TaskCancelledException it was cancelled
+   * @throws ResultTimeoutException it did not end in time; it goes on
+   */
+  public Object run(Task task, Duration timeout) {
+    return Calls.get(runAsync(task, timeout));
+  }
+
+  /** As {@link #run}, without blocking. To cancel the future ends the wait, not the task. */
+  public CompletableFuture<Object> runAsync(Task task, Duration timeout) {
+    long began = System.nanoTime();
+    Duration wait = timeout.compareTo(Calls.LONGEST_WAIT) < 0 ? timeout : Calls.LONGEST_WAIT;
+    SendTaskRequest request = sendRequest(task).setWait(Protos.duration(wait)).build();
+    return Calls.thenCall(
+        calls.unary(
+            GatewayServiceGrpc.getSendTaskMethod(),
+            request,
+            wait.plus(calls.deadline),
+            calls.budget),
+        answer -> {
+          TaskState state = new TaskState(answer.getState());
+          if (state.status().isFinal()) {
+            return Calls.then(CompletableFuture.completedFuture(state), TaskState::result);
+          }
+          Duration left = timeout.minusNanos(System.nanoTime() - began);
+          return handle(answer).resultAsync(left.isNegative() ? Duration.ZERO : left);
+        });
   }
 
   /** As {@link #send(String, Object...)}, without blocking. */

@@ -18,7 +18,6 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
-import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
 
 /**
@@ -80,10 +79,7 @@ public final class TaskStream implements AutoCloseable {
    * @throws IllegalStateException it was closed
    */
   public CompletableFuture<TaskHandle> send(Task task) {
-    dev.penstock.v1.Task proto = task.proto();
-    if (proto.getId().isEmpty()) {
-      proto = proto.toBuilder().setId("task_" + UUID.randomUUID()).build();
-    }
+    dev.penstock.v1.Task proto = task.protoWithId();
     synchronized (this) {
       ++senders;
       try {

@@ -1,5 +1,7 @@
 package dev.penstock;
 
+import static dev.penstock.v1.TaskStatus.TASK_STATUS_CANCELLED;
+import static dev.penstock.v1.TaskStatus.TASK_STATUS_FAILURE;
 import static dev.penstock.v1.TaskStatus.TASK_STATUS_PENDING;
 import static dev.penstock.v1.TaskStatus.TASK_STATUS_STARTED;
 import static dev.penstock.v1.TaskStatus.TASK_STATUS_SUCCESS;
@@ -72,7 +74,7 @@ class ClientTest {
   // ---- One call ---------------------------------------------------------------
 
   @Test
-  void aSendIsRepeatedUnderOneRequestId() {
+  void aSendIsRepeatedUnderOneId() {
     gateway.onSend =
         n -> {
           if (n < 2) throw FakeGateway.error(Code.UNAVAILABLE, "BROKER_UNAVAILABLE");
@@ -81,16 +83,54 @@ class ClientTest {
     assertEquals("t", client.send("add", 1).id());
     assertEquals(3, gateway.sends.size());
     assertEquals(gateway.sends.get(0), gateway.sends.get(2));
-    assertFalse(gateway.sends.get(0).getRequestId().isEmpty());
+    assertTrue(gateway.sends.get(0).getTask().getId().startsWith("task_"));
+    assertEquals("", gateway.sends.get(0).getRequestId());
   }
 
   @Test
-  void eachSendHasARequestIdOfItsOwn() {
+  void eachTaskHasAnIdOfItsOwn() {
     client.send("add", 1);
     client.send("add", 1);
     client.withRequestId("mine").send("add", 1);
-    assertNotEquals(gateway.sends.get(0).getRequestId(), gateway.sends.get(1).getRequestId());
+    assertNotEquals(gateway.sends.get(0).getTask().getId(), gateway.sends.get(1).getTask().getId());
     assertEquals("mine", gateway.sends.get(2).getRequestId());
+    assertEquals("", gateway.sends.get(2).getTask().getId());
+  }
+
+  @Test
+  void aRunIsOneCall() {
+    gateway.onSend =
+        n -> {
+          if (n == 0) throw FakeGateway.error(Code.UNAVAILABLE, "DRAINING");
+          return FakeGateway.ended(TASK_STATUS_SUCCESS);
+        };
+    assertEquals(2L, client.run(Task.of("add", 1, 1), Duration.ofSeconds(7)));
+    assertEquals(2, gateway.sends.size());
+    assertEquals(gateway.sends.get(0), gateway.sends.get(1));
+    assertEquals(7, gateway.sends.get(1).getWait().getSeconds());
+  }
+
+  @Test
+  void howARunEnded() {
+    gateway.onSend =
+        n -> FakeGateway.ended(n == 0 ? TASK_STATUS_FAILURE : TASK_STATUS_CANCELLED);
+    Duration hour = Duration.ofHours(1);
+    assertThrows(TaskFailedException.class, () -> client.run(Task.of("add"), hour));
+    assertThrows(TaskCancelledException.class, () -> client.run(Task.of("add"), hour));
+    assertEquals(30, gateway.sends.get(0).getWait().getSeconds());
+  }
+
+  @Test
+  void aRunThatHasNotEndedIsWaitedFor() {
+    gateway.onSend =
+        n -> n == 0 ? FakeGateway.accepted("t") : FakeGateway.ended(TASK_STATUS_STARTED);
+    gateway.onGetState = (request, out) -> reply(out, TASK_STATUS_SUCCESS);
+    Duration hour = Duration.ofHours(1);
+    assertEquals(2L, client.run(Task.of("add", 1, 1), hour));
+    assertEquals(2L, client.run(Task.of("add", 1, 1), hour));
+    gateway.onGetState = (request, out) -> reply(out, TASK_STATUS_STARTED);
+    assertThrows(
+        ResultTimeoutException.class, () -> client.run(Task.of("add"), Duration.ofMillis(50)));
   }
 
   @Test

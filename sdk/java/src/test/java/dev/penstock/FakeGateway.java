@@ -103,6 +103,11 @@ final class FakeGateway extends GatewayServiceGrpc.GatewayServiceImplBase implem
     return SendTaskResponse.newBuilder().setTaskId(id).build();
   }
 
+  /** The answer to a SendTask that has waited. */
+  static SendTaskResponse ended(TaskStatus status) {
+    return accepted("t").toBuilder().setState(state(status)).build();
+  }
+
   /** The tasks of a message of a stream, with their numbers. */
   static List<StreamTask> tasksOf(StreamTasksRequest message) {
     if (message.getTasksCount() > 0) return message.getTasksList();
