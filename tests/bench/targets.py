@@ -67,8 +67,10 @@ TARGETS = [
           "e2e-bulk/batch-quorum-10", "e2e-bulk/machinery-10", 5),
     ratio("end to end in bulk on quorum over machinery at its best",
           "e2e-bulk/batch-quorum-100", "e2e-bulk/machinery-100", 3),
-    ratio("drain over machinery at its best",
+    ratio("drain over machinery at its best, classic",
           "drain/penstock-100", "drain/machinery-100", 4.5),
+    ratio("the same on quorum queues",
+          "drain/penstock-quorum-100", "drain/machinery-quorum-100", 4.5),
     # Times: theirs over ours.
     ratio("chord of 2,000: machinery's time over ours",
           "chord-2000/machinery", "chord-2000/penstock", 60),
