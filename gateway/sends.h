@@ -141,23 +141,21 @@ class RepeatableSend
   }
 
   // A lost EndRequest only makes a repeat wait for the lease, and then find its
-  // tasks sent. So what was sent is answered without waiting for it; after a
-  // failure a repeat is likely, and finds the request open.
+  // tasks sent.
   void End(absl::StatusOr<Submitted> submitted) {
     if (absl::IsCancelled(submitted.status())) {
       // Lifecycle has stopped, and may be gone.
       return std::move(done_)(submitted.status());
     }
-    Done ended = [](absl::Status) {};
-    if (!submitted.ok()) {
-      ended = [self = this->shared_from_this(),
-               why = submitted.status()](absl::Status) {
-        std::move(self->done_)(why);
-      };
-    }
-    lifecycle_->EndRequest(request_id_, nonce_,
-                           EndOf(submitted.status(), ids_), std::move(ended));
-    if (submitted.ok()) Answer(*submitted);
+    lifecycle_->EndRequest(
+        request_id_, nonce_, EndOf(submitted.status(), ids_),
+        [self = this->shared_from_this(),
+         submitted = std::move(submitted)](absl::Status) {
+          if (!submitted.ok()) {
+            return std::move(self->done_)(submitted.status());
+          }
+          self->Answer(*submitted);
+        });
   }
 
   void Answer(const Submitted& submitted) {

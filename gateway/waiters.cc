@@ -21,7 +21,7 @@ constexpr absl::Duration kFast = absl::Milliseconds(20);
 constexpr absl::Duration kSlow = absl::Milliseconds(250);
 constexpr absl::Duration kFastFor = absl::Seconds(1);
 // Hints of all tasks of the fleet are asked for while somebody waits, and for so
-// long after.
+// long after: the next one who waits need not ask for them anew.
 constexpr absl::Duration kHintsFor = absl::Seconds(10);
 constexpr size_t kChunk = 1000;  // ids asked for at once
 // A read that has not answered for so long says that the backend is away.
@@ -86,7 +86,7 @@ struct Waiters::Core : std::enable_shared_from_this<Waiters::Core> {
   // When the timer that is set runs; infinite: none is.
   absl::Time wake ABSL_GUARDED_BY(mu) = absl::InfiniteFuture();
   bool wants_hints ABSL_GUARDED_BY(mu) = false;
-  absl::Time hints_until ABSL_GUARDED_BY(mu);  // looked at then; see KeepHints
+  absl::Time hints_until ABSL_GUARDED_BY(mu);  // if nobody waits until then
   int chunks_in_flight ABSL_GUARDED_BY(mu) = 0;
   absl::Time read_began ABSL_GUARDED_BY(mu);
   absl::Status last_read ABSL_GUARDED_BY(mu);  // how it went
@@ -131,12 +131,13 @@ struct Waiters::Core : std::enable_shared_from_this<Waiters::Core> {
     if (!std::exchange(wants_hints, true)) backend->WantHints(true);
   }
 
-  // Ends them when nobody has waited for a while.
+  // Looks whether anybody still waits, or has of late.
   void KeepHints(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
-    if (!wants_hints || now < hints_until) return;
-    hints_until = now + kHintsFor;
-    wants_hints = !entries.empty();
-    if (!wants_hints) backend->WantHints(false);
+    if (!wants_hints) return;
+    if (!entries.empty()) hints_until = now + kHintsFor;
+    if (now < hints_until) return;
+    wants_hints = false;
+    backend->WantHints(false);
   }
 
   // Takes an entry out of all the tables.

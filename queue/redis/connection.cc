@@ -450,6 +450,9 @@ void RedisConnection::Greet() {
   // A server that is stopped accepts connections all the same; and one with too
   // many clients says so only when it is asked something.
   greetings.push_back({"PING"});
+  // One that is refused is a connection that is not made: it backs off.
+  subscribed_ = wants_channel_.load();
+  if (subscribed_) greetings.push_back({"SUBSCRIBE", options_.channel});
   greetings_due_ = greetings.size();
   for (const auto& words : greetings) {
     Enqueue({.words = words}, words[0]);
@@ -469,7 +472,9 @@ absl::Status RedisConnection::OnGreeting(const std::string& word,
   // One that is loading or full is connected: it answers each command for
   // itself.
   const bool alive = word == "PING" && Passing(reply.text);
-  if (reply.kind == RedisReply::kError && !alive) {
+  // Who may not leave the channel goes on to get what nobody wants.
+  const bool harmless = alive || word == "UNSUBSCRIBE";
+  if (reply.kind == RedisReply::kError && !harmless) {
     return Unavailable(absl::StrCat("it refused the connection: ", reply.text));
   }
   if (word == "SUBSCRIBE") options_.on_message("");

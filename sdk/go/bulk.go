@@ -339,7 +339,9 @@ func (s *sending) add(task *Task) bool {
 	if err != nil {
 		return s.yield(SendResult{Index: index, Err: err}, nil)
 	}
-	giveID(message)
+	if message.Id == "" {
+		message.Id = "task_" + newUUID()
+	}
 	s.pending[int64(index)] = &streamed{task: message,
 		retries: retries{budget: s.client.options.retryBudget}}
 	s.queue = append(s.queue, int64(index))

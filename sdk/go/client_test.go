@@ -14,7 +14,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -28,7 +27,7 @@ import (
 	pb "penstock.dev/sdk/go/penstock/v1"
 )
 
-func TestASendIsRepeatedUnderOneID(t *testing.T) {
+func TestASendIsRepeatedUnderOneRequestID(t *testing.T) {
 	fake := startFake(t)
 	fake.onSend = func(n int) error {
 		return []error{refuse(codes.Unavailable, BrokerNack), refuse(codes.DeadlineExceeded, ConfirmTimeout),
@@ -47,23 +46,12 @@ func TestASendIsRepeatedUnderOneID(t *testing.T) {
 		t.Fatalf("%d calls", len(sends))
 	}
 	for _, send := range sends[:5] {
-		if !strings.HasPrefix(send.Task.Id, "task_") || send.Task.Id != sends[0].Task.Id || send.RequestId != "" {
-			t.Errorf("ids %q and %q, request id %q", sends[0].Task.Id, send.Task.Id, send.RequestId)
+		if send.RequestId == "" || send.RequestId != sends[0].RequestId {
+			t.Errorf("request ids %q and %q", sends[0].RequestId, send.RequestId)
 		}
 	}
-	if sends[5].Task.Id == sends[0].Task.Id {
-		t.Error("two tasks have one id")
-	}
-}
-
-func TestARequestIDOfTheCallersStandsForTheTasks(t *testing.T) {
-	fake := startFake(t)
-	client := newTestClient(t, fake.address)
-	if _, err := client.SendTask(testContext(t), NewTask("add"), RequestID("mine")); err != nil {
-		t.Fatal(err)
-	}
-	if send := seen(fake, &fake.sends)[0]; send.RequestId != "mine" || send.Task.Id != "" {
-		t.Error(send)
+	if sends[5].RequestId == sends[0].RequestId {
+		t.Error("two calls have one request id")
 	}
 }
 
@@ -79,7 +67,7 @@ func TestARunIsOneCall(t *testing.T) {
 		t.Fatal(state, err)
 	}
 	sends := seen(fake, &fake.sends)
-	if len(sends) != 2 || sends[0].Task.Id != sends[1].Task.Id {
+	if len(sends) != 2 || sends[0].RequestId != sends[1].RequestId {
 		t.Error(sends)
 	}
 	if wait := sends[1].Wait.AsDuration(); wait < 10*time.Second || wait > 20*time.Second {

@@ -93,7 +93,6 @@ type SendOption struct {
 
 type sendOptions struct {
 	requestID       string
-	named           bool // by the caller
 	groupID         string
 	sendConcurrency int
 	onFailure       *Task
@@ -101,10 +100,10 @@ type sendOptions struct {
 
 // RequestID names the call, so that it may be repeated after a restart of the client
 // too: an equal call is not carried out again within 24 hours, and is answered as the
-// first one was, with Replayed. Default: one that is made for each call, or, for one
-// task, an id of the task. 1 to 200 characters of A-Z a-z 0-9 _ . : -
+// first one was, with Replayed. Default: one that is made for each call. 1 to 200
+// characters of A-Z a-z 0-9 _ . : -
 func RequestID(id string) SendOption {
-	return SendOption{"RequestID", func(o *sendOptions) { o.requestID, o.named = id, id != "" }}
+	return SendOption{"RequestID", func(o *sendOptions) { o.requestID = id }}
 }
 
 // GroupID is the id of the group of SendGroup or SendChord. Default: the gateway makes
@@ -202,19 +201,7 @@ func sendRequest(call string, task *Task, opts []SendOption) (*pb.SendTaskReques
 	if err != nil {
 		return nil, err
 	}
-	if o.named {
-		return &pb.SendTaskRequest{Task: message, RequestId: o.requestID}, nil
-	}
-	giveID(message)
-	return &pb.SendTaskRequest{Task: message}, nil
-}
-
-// giveID gives a task that has no id one, by which it is sent once, as often as it is
-// sent: that costs the gateway less than a request id.
-func giveID(message *pb.Task) {
-	if message.Id == "" {
-		message.Id = "task_" + newUUID()
-	}
+	return &pb.SendTaskRequest{Task: message, RequestId: o.requestID}, nil
 }
 
 // A ChainHandle is that of the last link of a chain, whose result is the chain's.

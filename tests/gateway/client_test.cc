@@ -41,7 +41,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Le;
 using ::testing::SizeIs;
-using ::testing::StartsWith;
 
 // ---- against a gateway ----------------------------------------------------
 
@@ -386,16 +385,15 @@ class ScriptedGateway final : public v1::GatewayService::Service {
   std::unique_ptr<grpc::Server> server_;
 };
 
-TEST(ClientRetriesTest, TriesAgainUnderTheSameId) {
+TEST(ClientRetriesTest, TriesAgainUnderTheSameRequestId) {
   ScriptedGateway gateway;
   absl::Mutex mu;
-  std::set<std::string> ids;
+  std::set<std::string> request_ids;
   gateway.on_send = [&](int call, grpc::ServerContext&,
                         const v1::SendTaskRequest& request,
                         v1::SendTaskResponse* response) {
     absl::MutexLock lock(&mu);
-    ids.insert(request.task().id());
-    EXPECT_EQ(request.request_id(), "");
+    request_ids.insert(request.request_id());
     if (call == 1) return Unavailable();
     if (call == 2) {
       return ErrorWith(grpc::StatusCode::DEADLINE_EXCEEDED, "CONFIRM_TIMEOUT");
@@ -411,10 +409,42 @@ TEST(ClientRetriesTest, TriesAgainUnderTheSameId) {
   const auto task = client.Send("f");
   ASSERT_TRUE(task.ok()) << task.status();
   EXPECT_EQ(gateway.calls, 4);
-  ASSERT_THAT(ids, SizeIs(1));
-  EXPECT_THAT(*ids.begin(), StartsWith("task_"));
+  ASSERT_THAT(request_ids, SizeIs(1));
+  EXPECT_THAT(*request_ids.begin(), SizeIs(36));
   ASSERT_TRUE(client.Send("f").ok());
-  EXPECT_THAT(ids, SizeIs(2));  // another task
+  EXPECT_THAT(request_ids, SizeIs(2));  // another call
+}
+
+TEST(ClientRetriesTest, ARunIsRepeatedWithoutItsWait) {
+  ScriptedGateway gateway;
+  absl::Mutex mu;
+  std::vector<v1::SendTaskRequest> sent;
+  gateway.on_send = [&](int call, grpc::ServerContext&,
+                        const v1::SendTaskRequest& request,
+                        v1::SendTaskResponse* response) {
+    absl::MutexLock lock(&mu);
+    sent.push_back(request);
+    if (call == 1) return Unavailable();
+    response->set_task_id("t");
+    response->mutable_state()->set_status(v1::TASK_STATUS_SUCCESS);
+    return grpc::Status::OK;
+  };
+  Client client(gateway.address());
+  EXPECT_TRUE(client.Run<std::tuple<>>(MakeTask("f"), absl::Seconds(7)).ok());
+  ASSERT_THAT(sent, SizeIs(2));
+  EXPECT_EQ(sent[0].wait().seconds(), 7);
+  EXPECT_FALSE(sent[1].has_wait());
+  EXPECT_EQ(sent[0].request_id(), sent[1].request_id());
+
+  gateway.on_send = [&](int, auto&, auto&, auto*) { return Unavailable(); };
+  gateway.calls = 0;
+  EXPECT_FALSE(client
+                   .Run<std::tuple<>>(MakeTask("f"), absl::Seconds(7),
+                                      {.retry_budget = absl::ZeroDuration()})
+                   .ok());
+  EXPECT_EQ(gateway.calls, 1);
+  EXPECT_FALSE(
+      client.Run<std::tuple<>>(MakeTask("f"), absl::Milliseconds(200)).ok());
 }
 
 TEST(ClientRetriesTest, ARunThatHasNotEndedIsWaitedFor) {

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -964,15 +965,18 @@ class HintsTest : public RedisBackendTest {
     RedisBackendTest::TearDown();
   }
 
-  // Takes hints until `id` is among them.
-  bool Hinted(const std::string& id) {
+  // Takes hints until `id` is among them; false: it is not, or the other one is.
+  bool Hinted(const std::string& id, const std::string& not_before = "-") {
     absl::MutexLock lock(&mu_);
-    auto there = [&] {
-      return std::find(hints_.begin(), hints_.end(), id) != hints_.end();
+    auto has = [&](const std::string& one) {
+      mu_.AssertHeld();
+      return std::find(hints_.begin(), hints_.end(), one) != hints_.end();
     };
+    auto there = [&] { return has(id); };
     const bool hinted = mu_.AwaitWithTimeout(absl::Condition(&there), kHang);
+    const bool other = has(not_before);
     hints_.clear();
-    return hinted;
+    return hinted && !other;
   }
 
   std::string Subscribers() {
@@ -990,9 +994,48 @@ TEST_F(HintsTest, ComeAgainAfterARestart) {
   EXPECT_TRUE(Hinted("first"));
   ASSERT_TRUE(server_.Restart().ok());
   EXPECT_TRUE(Hinted(""));
-  while (!Finish(Success("second", 1, "run")).ok()) {
+  const absl::Time limit = absl::Now() + kHang;
+  while (!Finish(Success("second", 1, "run")).ok() && absl::Now() < limit) {
   }
   EXPECT_TRUE(Hinted("second"));
+}
+
+TEST_F(HintsTest, ComeOnceTheChannelIsAllowed) {
+  Cli({"ACL", "SETUSER", "default", "resetchannels"});
+  backend_->WantHints(true);
+  const absl::Time limit = absl::Now() + kHang;
+  auto refused = [&] {
+    return absl::StrContains(Cli({"INFO", "commandstats"}), "cmdstat_subscribe");
+  };
+  while (!refused() && absl::Now() < limit) {
+  }
+  EXPECT_TRUE(refused());
+  Cli({"ACL", "SETUSER", "default", "allchannels"});
+  EXPECT_TRUE(Hinted(""));
+}
+
+TEST_F(HintsTest, WhoMayNotLeaveTheChannelStaysConnected) {
+  Cli({"ACL", "SETUSER", "default", "-unsubscribe"});
+  backend_->WantHints(true);
+  EXPECT_TRUE(Hinted(""));
+  auto id = [&] {
+    const std::string client = Cli({"CLIENT", "LIST", "TYPE", "pubsub"});
+    return client.substr(0, client.find(' '));
+  };
+  const std::string before = id();
+  backend_->WantHints(false);
+  const absl::Time limit = absl::Now() + kHang;
+  auto refused = [&] {
+    return absl::StrContains(Cli({"INFO", "commandstats"}),
+                             "cmdstat_unsubscribe");
+  };
+  while (!refused() && absl::Now() < limit) {
+  }
+  EXPECT_TRUE(refused());
+  backend_->WantHints(true);
+  EXPECT_TRUE(Hinted(""));
+  EXPECT_EQ(id(), before);
+  Cli({"ACL", "SETUSER", "default", "+unsubscribe"});
 }
 
 TEST_F(HintsTest, ComeOnlyWhileTheyAreWanted) {
@@ -1007,7 +1050,7 @@ TEST_F(HintsTest, ComeOnlyWhileTheyAreWanted) {
   EXPECT_EQ(Subscribers(), nobody);
   EXPECT_TRUE(Finish(Success("unwanted", 1, "run")).ok());
   backend_->WantHints(true);
-  EXPECT_TRUE(Hinted(""));
+  EXPECT_TRUE(Hinted("", /*not_before=*/"unwanted"));
   EXPECT_TRUE(Finish(Success("wanted", 1, "run")).ok());
   EXPECT_TRUE(Hinted("wanted"));
 }

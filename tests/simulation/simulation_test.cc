@@ -58,6 +58,7 @@ struct Result {
   uint64_t hash = 0;
   int64_t steps = 0;
   int64_t runs = 0;
+  int64_t narrowed = 0;
   std::string story;  // workload and events, when traced
 };
 
@@ -67,7 +68,8 @@ Result RunSeed(const Profile& profile, uint64_t seed, Bug bug, bool trace) {
   Result result{.violation = world.history().violation(),
                 .hash = world.scheduler().hash(),
                 .steps = world.scheduler().steps(),
-                .runs = world.history().runs()};
+                .runs = world.history().runs(),
+                .narrowed = world.narrowed()};
   if (trace) {
     result.story =
         absl::StrCat(world.workload().Text(), "\n",
@@ -107,12 +109,15 @@ class SimulationTest
 TEST_P(SimulationTest, KeepsItsPromises) {
   const auto& [profile, part] = GetParam();
   int64_t runs = 0;
+  int64_t narrowed = 0;
   for (int seed = 1 + part; seed <= Seeds(); seed += kParts) {
     const Result result = RunSeed(profile, seed, Bug::kNone, false);
     runs += result.runs;
+    narrowed += result.narrowed;
     if (!result.violation.empty()) FAIL() << Told(profile, seed, Bug::kNone);
   }
   EXPECT_GT(runs, 0);
+  EXPECT_GT(narrowed, 0);
 }
 
 TEST_P(SimulationTest, ASeedIsAlwaysTheSameRun) {

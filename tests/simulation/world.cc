@@ -132,8 +132,10 @@ void Link::Settle(DeliveryTag tag, bool requeue) {
 }
 
 void Link::SetPrefetch(int prefetch) {
-  process_->world()->scheduler().Note(
-      "prefetch", absl::StrCat(process_->name(), " ", prefetch));
+  World* const world = process_->world();
+  world->scheduler().Note("prefetch",
+                          absl::StrCat(process_->name(), " ", prefetch));
+  if (prefetch < options_.prefetch) world->Narrowed();
   options_.prefetch = prefetch;
   if (inner_ == nullptr) return;
   inner_->SetPrefetch(prefetch);

@@ -232,6 +232,8 @@ class World {
   // queues).
   void StoreAt(Message message, absl::Time due);
   void Acked() { --messages_; }
+  void Narrowed() { ++narrowed_; }
+  int64_t narrowed() const { return narrowed_; }
 
   // The states of these may have changed.
   void Observe(const std::vector<std::string>& ids, bool by_go = false);
@@ -273,6 +275,7 @@ class World {
   absl::Duration late_faults_;
   int crashes_left_ = 0;
   int64_t messages_ = 0;  // in queues, or delivered and not acked
+  int64_t narrowed_ = 0;  // how often a worker took fewer tasks ahead
   int64_t waiting_calls_ = 0;
   uint64_t uuids_ = 0;
 };

@@ -28,15 +28,6 @@ std::string RequestIdOf(const CallOptions& options) {
   return options.request_id.empty() ? internal::NewUuid() : options.request_id;
 }
 
-// One task is known by its id, which costs the gateway less than a request_id.
-absl::Status WriteSend(const Task& task, const CallOptions& options,
-                       v1::SendTaskRequest& request) {
-  request.set_request_id(options.request_id);
-  const absl::Status written = WriteTask(task, request.mutable_task());
-  if (options.request_id.empty()) internal::GiveId(request.mutable_task());
-  return written;
-}
-
 // Writes all of `tasks` into `request`.
 template <typename Request>
 absl::Status WriteTasks(const std::vector<Task>& tasks, Request& request) {
@@ -256,8 +247,9 @@ absl::StatusOr<TaskHandle> Client::Send(Task task, const CallOptions& options) {
 void Client::SendAsync(Task task, Done<TaskHandle> done,
                        const CallOptions& options) {
   v1::SendTaskRequest request;
-  const absl::Status written = WriteSend(task, options, request);
+  const absl::Status written = WriteTask(task, request.mutable_task());
   if (!written.ok()) return std::move(done)(written);
+  request.set_request_id(RequestIdOf(options));
   Call<v1::SendTaskRequest, v1::SendTaskResponse>(
       core_, &Rpc::SendTask, std::move(request), LimitsOf(*core_, options),
       Taking<v1::SendTaskResponse>(
@@ -277,25 +269,43 @@ void Client::RunForResultsAsync(Task task, absl::Duration timeout,
                                 Done<std::vector<Value>> done,
                                 const CallOptions& options) {
   v1::SendTaskRequest request;
-  const absl::Status written = WriteSend(task, options, request);
+  const absl::Status written = WriteTask(task, request.mutable_task());
   if (!written.ok()) return std::move(done)(written);
+  request.set_request_id(RequestIdOf(options));
   const absl::Time until = absl::Now() + timeout;
+  // A repeat of the call that waits would wait as long again: it only sends.
+  v1::SendTaskRequest again = request;
   const absl::Duration wait =
       std::clamp(timeout, absl::ZeroDuration(), internal::kLongestWait);
   WriteDuration(wait, request.mutable_wait());
-  CallLimits limits = LimitsOf(*core_, options);
-  limits.deadline += wait;
-  Call<v1::SendTaskRequest, v1::SendTaskResponse>(
-      core_, &Rpc::SendTask, std::move(request), std::move(limits),
-      [core = core_, until, done = std::move(done)](
-          absl::StatusOr<v1::SendTaskResponse> response) mutable {
-        if (!response.ok()) return std::move(done)(response.status());
-        TaskState state = ReadState(response->state());
-        if (IsFinal(state.status)) {
-          return std::move(done)(ResultsOf(std::move(state)));
+  CallLimits once = LimitsOf(*core_, options);
+  CallLimits rest = once;
+  rest.give_up = std::min(rest.give_up, until);
+  once.deadline += wait;
+  once.give_up = absl::InfinitePast();
+  const bool repeats = rest.give_up > absl::Now();
+  auto take = [done = std::move(done), core = core_,
+               until](absl::StatusOr<v1::SendTaskResponse> response) mutable {
+    if (!response.ok()) return std::move(done)(response.status());
+    TaskState state = ReadState(response->state());
+    if (IsFinal(state.status)) {
+      return std::move(done)(ResultsOf(std::move(state)));
+    }
+    TaskHandle(core, response->task_id(), response->replayed())
+        .ResultsAsync(until - absl::Now(), std::move(done));
+  };
+  using Response = v1::SendTaskResponse;
+  Call<v1::SendTaskRequest, Response>(
+      core_, &Rpc::SendTask, std::move(request), std::move(once),
+      [take = std::move(take), core = core_, again = std::move(again),
+       rest = std::move(rest),
+       repeats](absl::StatusOr<Response> response) mutable {
+        if (!repeats || !IsRetryable(response.status())) {
+          return take(std::move(response));
         }
-        TaskHandle(core, response->task_id(), response->replayed())
-            .ResultsAsync(until - absl::Now(), std::move(done));
+        Call<v1::SendTaskRequest, Response>(core, &Rpc::SendTask,
+                                            std::move(again), std::move(rest),
+                                            std::move(take));
       });
 }
 

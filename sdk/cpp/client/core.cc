@@ -146,10 +146,6 @@ std::string NewUuid() {
                          (low >> 48 & 0x3fff) | 0x8000, low & 0xffffffffffff);
 }
 
-void GiveId(v1::Task* task) {
-  if (task->id().empty()) task->set_id(absl::StrCat("task_", NewUuid()));
-}
-
 CallLimits LimitsOf(const Core& core, const CallOptions& options) {
   return {.deadline = options.deadline.value_or(core.options().deadline),
           .give_up = absl::Now() +

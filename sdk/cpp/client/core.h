@@ -82,10 +82,6 @@ void After(absl::Duration delay, std::function<void()> then);
 // 36 characters at random.
 std::string NewUuid();
 
-// Gives a task that has no id one, by which it is accepted once, as often as it is
-// sent.
-void GiveId(v1::Task* task);
-
 // How long one try may take, when tries end, and what goes with each.
 struct CallLimits {
   absl::Duration deadline;

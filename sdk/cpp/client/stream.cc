@@ -79,7 +79,10 @@ void Stream::Send(const Task& task, TaskStream::Answer answer) {
   absl::Status bad = core_->broken();
   bad.Update(WriteTask(task, open.request.mutable_task()));
   if (!bad.ok()) return std::move(open.answer)(bad);
-  GiveId(open.request.mutable_task());
+  // By its id a task that was sent twice is accepted once.
+  if (task.id.empty()) {
+    open.request.mutable_task()->set_id("task_" + NewUuid());
+  }
   {
     absl::MutexLock lock(&mu_, absl::Condition(
                                    +[](Stream* stream) {

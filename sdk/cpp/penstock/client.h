@@ -6,8 +6,8 @@
 //   absl::StatusOr<int64_t> sum = task->Result<int64_t>(absl::Seconds(10));
 //
 // Calls that the gateway, or its network, could not carry out are repeated for
-// a while (ClientOptions::retry_budget), under one task id or request_id, so that
-// what they send is sent once. Each call has a variant that does not block: its
+// a while (ClientOptions::retry_budget), under one request_id, so that what
+// they send is sent once. Each call has a variant that does not block: its
 // `done` runs once, on a thread of gRPC's, and must not block, so it makes no
 // blocking call of this client. All is thread-safe unless it says otherwise; a
 // Client and a handle are cheap to copy, and a handle outlives its Client. How
@@ -59,8 +59,8 @@ struct Task {
   std::string name;         // under which a worker registered the handler
   std::vector<Value> args;  // in order
 
-  // Empty: the client makes one, or it follows from the call's request_id. With
-  // an id of your own an equal task is not run twice, however often it is sent.
+  // Empty: it follows from the call's request_id. With an id of your own an
+  // equal task is not run twice, however often it is sent.
   std::string id;
   std::string routing_key;  // empty: the default queue
 
@@ -241,8 +241,8 @@ struct CallOptions {
   Metadata metadata;
 
   // Of a Send: names the call, so that your own repeat of it, for 24 hours,
-  // sends nothing twice. Empty: the client makes one, or, for one task, an id of
-  // the task. 1 to 200 characters of A-Z a-z 0-9 _ . : -
+  // sends nothing twice. Empty: the client makes one. 1 to 200 characters of
+  // A-Z a-z 0-9 _ . : -
   std::string request_id;
 };
 

@@ -2,6 +2,7 @@
 
 import { randomUUID } from "node:crypto";
 import { toBinary } from "@bufbuild/protobuf";
+import type { Duration } from "@bufbuild/protobuf/wkt";
 import { Connection, type CallOptions, type ClientOptions } from "./connection";
 import { PenstockError } from "./errors";
 import {
@@ -21,8 +22,8 @@ export interface SendOptions extends CallOptions {
   /**
    * Names the call, so that it may be repeated safely, to any gateway: an equal one
    * is not carried out again within 24 hours. 1 to 200 characters of
-   * `A-Z a-z 0-9 _ . : -`. Default: one of the client's own for each call, or, for
-   * one task, an id of the task, under which it repeats the call itself.
+   * `A-Z a-z 0-9 _ . : -`. Default: one of the client's own for each call, under
+   * which it repeats the call itself.
    */
   requestId?: string;
 }
@@ -128,16 +129,26 @@ export class Client {
     lastOptions?: RunOptions,
   ): Promise<T> {
     const { request, options } = sendOf(task, argsOrOptions, lastOptions);
-    const { timeoutMs = Infinity, metadata, signal } = options;
+    const { timeoutMs = Infinity, retryBudgetMs = this.retryBudgetMs, metadata, signal } =
+      options;
     const end = Date.now() + timeoutMs;
-    const waitMs = Math.min(timeoutMs, LONGEST_WAIT_MS);
-    const { taskId, replayed, state } = await this.connection.call(
-      method.sendTask, { ...request, wait: toDuration("timeoutMs", waitMs) },
-      { ...options, deadlineMs: waitMs + SLACK_MS });
+    const left = () => Math.max(0, end - Date.now());
+    const waitMs = Math.min(left(), LONGEST_WAIT_MS);
+    const send = (more: { wait?: Duration }, call: CallOptions) => this.connection.call(
+      method.sendTask, { ...request, ...more }, { metadata, signal, ...call });
+    const { taskId, replayed, state } = await send(
+      { wait: toDuration("timeoutMs", waitMs) },
+      { deadlineMs: waitMs + SLACK_MS, retryBudgetMs: 0 },
+    ).catch((error) => {
+      const may = error instanceof PenstockError && error.retryable && retryBudgetMs > 0;
+      if (!may) throw error;
+      // A repeat would wait as long again.
+      return send({}, { retryBudgetMs: Math.min(retryBudgetMs, left()) });
+    });
     const now = state && fromState(state);
     if (now !== undefined && isFinal(now.status)) return resultOf<T>(now);
     return new TaskHandle(this, taskId, replayed).result<T>(
-      { timeoutMs: Math.max(0, end - Date.now()), metadata, signal });
+      { timeoutMs: left(), metadata, signal });
   }
 
   /** Sends 1 to 10,000 tasks that run in parallel. */
@@ -284,10 +295,7 @@ function sendOf<O extends SendOptions>(
     ? lastOptions : argsOrOptions as O | undefined) ?? {} as O;
   const message = toTask(typeof task === "string"
     ? { name: task, args: argsOrOptions as readonly Input[] | undefined } : task);
-  const { requestId } = options;
-  // Known by its id a task is sent once too, and costs the gateway less.
-  if (!requestId) message.id ||= `task_${randomUUID()}`;
-  return { request: { task: message, requestId }, options };
+  return { request: { task: message, requestId: requestId(options) }, options };
 }
 
 function requestId(options: SendOptions): string {

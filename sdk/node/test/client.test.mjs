@@ -103,7 +103,7 @@ afterEach(() => {
 const accepted = () => ({ taskId: "t" });
 const state = (status, more = {}) => ({ state: { taskId: "t", status, ...more } });
 
-test("a task is sent under one id while the error may pass", async () => {
+test("a call is repeated under one request id while the error may pass", async () => {
   handlers.sendTask = failing([
     failure(Code.UNAVAILABLE, "DRAINING"),
     failure(Code.UNAVAILABLE),
@@ -113,13 +113,10 @@ test("a task is sent under one id while the error may pass", async () => {
   ], accepted);
   assert.equal((await client.send("add", [1n])).id, "t");
   assert.equal(asked.length, 6);
-  assert.match(asked[0].task.id, /^task_[0-9a-f-]{36}$/);
-  assert.equal(new Set(asked.map((request) => request.task.id)).size, 1);
-  assert.equal(asked[0].requestId, "");
+  assert.match(asked[0].requestId, /^[0-9a-f-]{36}$/);
+  assert.equal(new Set(asked.map((request) => request.requestId)).size, 1);
   await client.send("add", [1n]);
-  assert.notEqual(asked[6].task.id, asked[0].task.id);
-  await client.send("add", [1n], { requestId: "mine" });
-  assert.deepEqual([asked[7].task.id, asked[7].requestId], ["", "mine"]);
+  assert.notEqual(asked[6].requestId, asked[0].requestId);
 });
 
 test("a run is one call", async () => {
@@ -129,8 +126,21 @@ test("a run is one call", async () => {
   }));
   assert.equal(await client.run("add", [1n, 2n], { timeoutMs: 7_000 }), 3n);
   assert.equal(asked.length, 2);
-  assert.equal(asked[0].task.id, asked[1].task.id);
-  assert.equal(asked[1].wait.seconds, 7n);
+  assert.equal(asked[0].requestId, asked[1].requestId);
+  assert.equal(asked[0].wait.seconds, 7n);
+  assert.equal(asked[1].wait, undefined);  // or it might take twice as long
+});
+
+test("a run is repeated while its time lasts", async () => {
+  handlers.sendTask = () => { throw failure(Code.UNAVAILABLE, "DRAINING"); };
+  const unavailable = { code: "UNAVAILABLE" };
+  await assert.rejects(client.run("add", [], { timeoutMs: 200 }), unavailable);
+  asked = [];
+  await assert.rejects(client.run("add", [], { retryBudgetMs: 0 }), unavailable);
+  assert.equal(asked.length, 1);
+  handlers.sendTask = accepted;
+  handlers.getState = () => state(PENDING);
+  await assert.rejects(client.run("add", [], { timeoutMs: -1 }), WaitTimeout);
 });
 
 test("how a run ended", async () => {

@@ -64,7 +64,7 @@ from penstock.tasks import (
     new_request_id,
     next_message,
     take_answer,
-    send_request,
+    task_of,
     with_own_id,
 )
 from penstock.v1 import gateway_pb2 as pb
@@ -118,7 +118,8 @@ class Client:
         metadata: Optional[Metadata] = None,
     ) -> TaskHandle:
         """Sends a task: send("add", 1, 1), or send(Task("add", 1, 1, delay=60))."""
-        request = send_request(task, args, request_id)
+        request = pb.SendTaskRequest(task=task_of(task, args).to_message(),
+                                     request_id=request_id or new_request_id())
         answer = await self._call(self._stub.SendTask, request, timeout, retry_budget, metadata)
         return TaskHandle(self, answer.task_id, answer.replayed)
 
@@ -138,10 +139,18 @@ class Client:
         """
         deadline = Deadline(timeout)
         wait = min(WAIT, deadline.left())
-        request = send_request(task, args, request_id)
+        request = pb.SendTaskRequest(task=task_of(task, args).to_message(),
+                                     request_id=request_id or new_request_id())
         request.wait.FromNanoseconds(int(wait * 1e9))
-        answer = await self._call(self._stub.SendTask, request, wait + WAIT_ROOM,
-                                  retry_budget, metadata)
+        budget = self._retry_budget if retry_budget is None else retry_budget
+        try:
+            answer = await self._call(self._stub.SendTask, request, wait + WAIT_ROOM, 0, metadata)
+        except CallError as error:
+            if not error.retryable or budget <= 0:
+                raise
+            request.ClearField("wait")  # a repeat would wait as long again
+            answer = await self._call(self._stub.SendTask, request, None,
+                                      min(budget, deadline.left()), metadata)
         if is_final(answer.state):
             return final_result(answer.state)
         handle = TaskHandle(self, answer.task_id, answer.replayed)

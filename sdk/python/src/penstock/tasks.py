@@ -185,16 +185,6 @@ def with_own_id(message: messages_pb2.Task) -> messages_pb2.Task:
     return message
 
 
-def send_request(
-    task: Union[str, Task], args: tuple[Any, ...], request_id: str
-) -> gateway_pb2.SendTaskRequest:
-    """Of one task, under an id of its own where the call has no request_id: a task that
-    is known by its id is sent once too, and costs the gateway less."""
-    message = task_of(task, args).to_message()
-    return gateway_pb2.SendTaskRequest(
-        task=message if request_id else with_own_id(message), request_id=request_id)
-
-
 def batches(
     tasks: Iterable[Task], request_id: str
 ) -> Iterator[gateway_pb2.BatchSendTasksRequest]:

@@ -21,6 +21,7 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.function.Function;
 import java.util.function.Predicate;
+import java.util.function.Supplier;
 
 /**
  * Calls of the gateway over one channel, repeated as {@link RetryRule} says. Nothing here blocks
@@ -206,7 +207,7 @@ final class Calls {
     void step() {
       if (future.isDone()) return;
       Duration left = left();
-      Duration wait = left.compareTo(LONGEST_WAIT) < 0 ? left : LONGEST_WAIT;
+      Duration wait = shorter(left, LONGEST_WAIT);
       boolean cut = left.compareTo(budget) < 0;
       long asked = System.nanoTime();
       CompletableFuture<R> next =
@@ -301,6 +302,29 @@ final class Calls {
           if (next.isDone() && !next.isCompletedExceptionally()) next.join().cancel(false);
         });
     return out;
+  }
+
+  /** `first`, or where it fails with what `may` be mended, `other`; to cancel it cancels both. */
+  static <T> CompletableFuture<T> orElse(
+      CompletableFuture<T> first,
+      Predicate<RpcException> may,
+      Supplier<CompletableFuture<T>> other) {
+    CompletableFuture<CompletableFuture<T>> chosen = new CompletableFuture<>();
+    first.whenComplete(
+        (value, error) -> {
+          boolean again = error instanceof RpcException && may.test((RpcException) error);
+          chosen.complete(again ? other.get() : first);
+        });
+    CompletableFuture<T> out = thenCall(chosen, call -> call);
+    out.whenComplete(
+        (value, error) -> {
+          if (out.isCancelled()) first.cancel(false);
+        });
+    return out;
+  }
+
+  static Duration shorter(Duration one, Duration other) {
+    return one.compareTo(other) < 0 ? one : other;
   }
 
   /** Blocks until `future` is done; a thread that is interrupted cancels it. */

@@ -22,6 +22,7 @@ import java.util.Objects;
 import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
+import java.util.function.Supplier;
 
 /**
  * Sends tasks to a Penstock gateway.
@@ -229,10 +230,7 @@ public final class Client implements AutoCloseable {
   }
 
   private SendTaskRequest.Builder sendRequest(Task task) {
-    SendTaskRequest.Builder request = SendTaskRequest.newBuilder();
-    if (requestId != null) return request.setTask(task.proto()).setRequestId(requestId);
-    // Known by its id a task is sent once too, and costs the gateway less.
-    return request.setTask(task.protoWithId());
+    return SendTaskRequest.newBuilder().setTask(task.proto()).setRequestId(callId());
   }
 
   private TaskHandle handle(SendTaskResponse answer) {
@@ -254,22 +252,33 @@ public final class Client implements AutoCloseable {
 
   /** As {@link #run}, without blocking. To cancel the future ends the wait, not the task. */
   public CompletableFuture<Object> runAsync(Task task, Duration timeout) {
-    long began = System.nanoTime();
-    Duration wait = timeout.compareTo(Calls.LONGEST_WAIT) < 0 ? timeout : Calls.LONGEST_WAIT;
-    SendTaskRequest request = sendRequest(task).setWait(Protos.duration(wait)).build();
+    long end = System.nanoTime() + Calls.nanos(timeout);
+    Supplier<Duration> left = () -> Duration.ofNanos(Math.max(0, end - System.nanoTime()));
+    Duration wait = Calls.shorter(left.get(), Calls.LONGEST_WAIT);
+    SendTaskRequest.Builder request = sendRequest(task);
+    CompletableFuture<SendTaskResponse> sent =
+        Calls.orElse(
+            calls.unary(
+                GatewayServiceGrpc.getSendTaskMethod(),
+                request.setWait(Protos.duration(wait)).build(),
+                wait.plus(calls.deadline),
+                Duration.ZERO),
+            error -> RetryRule.mayRepeat(error) && !calls.budget.isZero(),
+            // A repeat would wait as long again.
+            () ->
+                calls.unary(
+                    GatewayServiceGrpc.getSendTaskMethod(),
+                    request.clearWait().build(),
+                    calls.deadline,
+                    Calls.shorter(left.get(), calls.budget)));
     return Calls.thenCall(
-        calls.unary(
-            GatewayServiceGrpc.getSendTaskMethod(),
-            request,
-            wait.plus(calls.deadline),
-            calls.budget),
+        sent,
         answer -> {
           TaskState state = new TaskState(answer.getState());
           if (state.status().isFinal()) {
             return Calls.then(CompletableFuture.completedFuture(state), TaskState::result);
           }
-          Duration left = timeout.minusNanos(System.nanoTime() - began);
-          return handle(answer).resultAsync(left.isNegative() ? Duration.ZERO : left);
+          return handle(answer).resultAsync(left.get());
         });
   }
 

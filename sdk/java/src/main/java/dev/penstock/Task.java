@@ -4,7 +4,6 @@ import java.time.Duration;
 import java.time.Instant;
 import java.util.List;
 import java.util.Map;
-import java.util.UUID;
 import java.util.stream.Collectors;
 
 /**
@@ -53,12 +52,6 @@ public final class Task {
 
   dev.penstock.v1.Task proto() {
     return proto;
-  }
-
-  /** With an id, by which it is accepted once, as often as it is sent. */
-  dev.penstock.v1.Task protoWithId() {
-    if (!proto.getId().isEmpty()) return proto;
-    return proto.toBuilder().setId("task_" + UUID.randomUUID()).build();
   }
 
   /** Describes a task. All but the name may be left out; the gateway checks the limits. */

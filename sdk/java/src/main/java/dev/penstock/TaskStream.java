@@ -18,6 +18,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
 
 /**
@@ -79,7 +80,10 @@ public final class TaskStream implements AutoCloseable {
    * @throws IllegalStateException it was closed
    */
   public CompletableFuture<TaskHandle> send(Task task) {
-    dev.penstock.v1.Task proto = task.protoWithId();
+    dev.penstock.v1.Task proto = task.proto();
+    if (proto.getId().isEmpty()) {
+      proto = proto.toBuilder().setId("task_" + UUID.randomUUID()).build();
+    }
     synchronized (this) {
       ++senders;
       try {

@@ -74,7 +74,7 @@ class ClientTest {
   // ---- One call ---------------------------------------------------------------
 
   @Test
-  void aSendIsRepeatedUnderOneId() {
+  void aSendIsRepeatedUnderOneRequestId() {
     gateway.onSend =
         n -> {
           if (n < 2) throw FakeGateway.error(Code.UNAVAILABLE, "BROKER_UNAVAILABLE");
@@ -83,18 +83,16 @@ class ClientTest {
     assertEquals("t", client.send("add", 1).id());
     assertEquals(3, gateway.sends.size());
     assertEquals(gateway.sends.get(0), gateway.sends.get(2));
-    assertTrue(gateway.sends.get(0).getTask().getId().startsWith("task_"));
-    assertEquals("", gateway.sends.get(0).getRequestId());
+    assertFalse(gateway.sends.get(0).getRequestId().isEmpty());
   }
 
   @Test
-  void eachTaskHasAnIdOfItsOwn() {
+  void eachSendHasARequestIdOfItsOwn() {
     client.send("add", 1);
     client.send("add", 1);
     client.withRequestId("mine").send("add", 1);
-    assertNotEquals(gateway.sends.get(0).getTask().getId(), gateway.sends.get(1).getTask().getId());
+    assertNotEquals(gateway.sends.get(0).getRequestId(), gateway.sends.get(1).getRequestId());
     assertEquals("mine", gateway.sends.get(2).getRequestId());
-    assertEquals("", gateway.sends.get(2).getTask().getId());
   }
 
   @Test
@@ -106,8 +104,28 @@ class ClientTest {
         };
     assertEquals(2L, client.run(Task.of("add", 1, 1), Duration.ofSeconds(7)));
     assertEquals(2, gateway.sends.size());
-    assertEquals(gateway.sends.get(0), gateway.sends.get(1));
-    assertEquals(7, gateway.sends.get(1).getWait().getSeconds());
+    assertEquals(gateway.sends.get(0).getRequestId(), gateway.sends.get(1).getRequestId());
+    assertEquals(6, gateway.sends.get(0).getWait().getSeconds());
+    assertFalse(gateway.sends.get(1).hasWait()); // or it might take twice as long
+  }
+
+  @Test
+  void aRunIsRepeatedWhileItsTimeLasts() {
+    gateway.onSend =
+        n -> {
+          throw FakeGateway.error(Code.UNAVAILABLE, "DRAINING");
+        };
+    Task task = Task.of("add");
+    assertThrows(RpcException.class, () -> client.run(task, Duration.ofMillis(200)));
+    int tries = gateway.sends.size();
+    assertTrue(tries > 1);
+    assertThrows(
+        RpcException.class,
+        () -> client.withRetryBudget(Duration.ZERO).run(task, Duration.ofSeconds(5)));
+    assertEquals(tries + 1, gateway.sends.size());
+    gateway.onSend = n -> FakeGateway.accepted("t");
+    gateway.onGetState = (request, out) -> reply(out, TASK_STATUS_STARTED);
+    assertThrows(ResultTimeoutException.class, () -> client.run(task, Duration.ofMillis(-1)));
   }
 
   @Test
