@@ -133,7 +133,7 @@ export class Client {
       options;
     const end = Date.now() + timeoutMs;
     const left = () => Math.max(0, end - Date.now());
-    const waitMs = Math.min(left(), LONGEST_WAIT_MS);
+    const waitMs = Math.min(Math.max(0, timeoutMs), LONGEST_WAIT_MS);
     const send = (more: { wait?: Duration }, call: CallOptions) => this.connection.call(
       method.sendTask, { ...request, ...more }, { metadata, signal, ...call });
     const { taskId, replayed, state } = await send(

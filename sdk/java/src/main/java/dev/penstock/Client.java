@@ -254,7 +254,8 @@ public final class Client implements AutoCloseable {
   public CompletableFuture<Object> runAsync(Task task, Duration timeout) {
     long end = System.nanoTime() + Calls.nanos(timeout);
     Supplier<Duration> left = () -> Duration.ofNanos(Math.max(0, end - System.nanoTime()));
-    Duration wait = Calls.shorter(left.get(), Calls.LONGEST_WAIT);
+    Duration wait =
+        timeout.isNegative() ? Duration.ZERO : Calls.shorter(timeout, Calls.LONGEST_WAIT);
     SendTaskRequest.Builder request = sendRequest(task);
     CompletableFuture<SendTaskResponse> sent =
         Calls.orElse(
