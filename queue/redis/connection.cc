@@ -694,7 +694,6 @@ void RedisConnection::Disconnect(const absl::Status& why) {
   out_written_ = 0;
   ready_ = false;
   greetings_due_ = 0;
-  subscribed_ = false;
   // A callback may send again: that waits in the mailbox.
   std::deque<Pending> lost = std::exchange(pending_, {});
   const absl::Status status =

@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "absl/strings/str_cat.h"
@@ -1289,6 +1290,39 @@ TEST_F(LifecycleTest, ARequestThatAnotherCallHoldsIsWaitedFor) {
   ASSERT_TRUE(patient->has_value());
   EXPECT_EQ((*patient)->value().kind, RequestAnswer::kDone);
   EXPECT_EQ((*patient)->value().time, (*first)->value().time);
+}
+
+// One timer renews all leases, and stops when there are none.
+TEST_F(LifecycleTest, EachRequestIsHeldWheneverItBegins) {
+  std::map<std::string, std::string> nonces;
+  const auto kind = [&](const std::string& id) {
+    std::optional<RequestAnswer::Kind> kind;
+    lifecycle_->ClaimRequest(id, "hash", environment_.Now(),
+                             [&](absl::StatusOr<RequestAnswer> answer) {
+                               if (!answer.ok()) return;  // it is in progress
+                               kind = answer->kind;
+                               nonces[id] = answer->nonce;
+                             });
+    environment_.RunDue();
+    return kind;
+  };
+  const auto end = [&](const std::string& id) {
+    lifecycle_->EndRequest(id, nonces[id], RequestEnd::kAccepted,
+                           [](absl::Status) {});
+    environment_.RunDue();
+  };
+  EXPECT_EQ(kind("a"), RequestAnswer::kOwned);
+  environment_.Advance(absl::Seconds(1));
+  EXPECT_EQ(kind("b"), RequestAnswer::kOwned);
+  end("a");
+  environment_.Advance(absl::Seconds(20));
+  EXPECT_EQ(kind("a"), RequestAnswer::kDone);
+  EXPECT_EQ(kind("b"), std::nullopt);
+  end("b");
+  environment_.Advance(absl::Seconds(20));  // nothing is held
+  EXPECT_EQ(kind("c"), RequestAnswer::kOwned);
+  environment_.Advance(absl::Seconds(20));
+  EXPECT_EQ(kind("c"), std::nullopt);
 }
 
 TEST_F(LifecycleTest, ARequestWhoseGatewayDiedIsTakenOver) {

@@ -249,6 +249,21 @@ struct CallOptions {
 namespace internal {
 class Core;
 class Stream;
+
+template <typename T>
+absl::StatusOr<T> ReadResults(absl::StatusOr<std::vector<Value>> results) {
+  if (!results.ok()) return results.status();
+  return FromResults<T>::Read(*std::move(results));
+}
+
+// For what gives the results: `done` gets them as a T.
+template <typename T>
+Done<std::vector<Value>> ReadingResults(Done<T> done) {
+  return [done = std::move(done)](
+             absl::StatusOr<std::vector<Value>> results) mutable {
+    std::move(done)(ReadResults<T>(std::move(results)));
+  };
+}
 }  // namespace internal
 
 struct CancelledTask {
@@ -272,17 +287,11 @@ class TaskHandle {
   // Errors: those of Error, and of the RPC GetState.
   template <typename T>
   absl::StatusOr<T> Result(absl::Duration timeout) const {
-    auto results = Results(timeout);
-    if (!results.ok()) return results.status();
-    return internal::FromResults<T>::Read(*std::move(results));
+    return internal::ReadResults<T>(Results(timeout));
   }
   template <typename T>
   void ResultAsync(absl::Duration timeout, Done<T> done) const {
-    ResultsAsync(timeout, [done = std::move(done)](
-                              absl::StatusOr<std::vector<Value>> all) mutable {
-      if (!all.ok()) return std::move(done)(all.status());
-      std::move(done)(internal::FromResults<T>::Read(*std::move(all)));
-    });
+    ResultsAsync(timeout, internal::ReadingResults<T>(std::move(done)));
   }
   absl::StatusOr<std::vector<Value>> Results(absl::Duration timeout) const;
   void ResultsAsync(absl::Duration timeout,
@@ -378,12 +387,7 @@ class GroupHandle {
     std::vector<absl::StatusOr<T>> all;
     all.reserve(states.size());
     for (TaskState& state : states) {
-      auto results = ResultsOf(std::move(state));
-      if (results.ok()) {
-        all.push_back(internal::FromResults<T>::Read(*std::move(results)));
-      } else {
-        all.push_back(results.status());
-      }
+      all.push_back(internal::ReadResults<T>(ResultsOf(std::move(state))));
     }
     return all;
   }
@@ -456,21 +460,14 @@ class Client {
   template <typename T>
   absl::StatusOr<T> Run(Task task, absl::Duration timeout,
                         const CallOptions& options = {}) {
-    auto results = RunForResults(std::move(task), timeout, options);
-    if (!results.ok()) return results.status();
-    return internal::FromResults<T>::Read(*std::move(results));
+    return internal::ReadResults<T>(
+        RunForResults(std::move(task), timeout, options));
   }
   template <typename T>
   void RunAsync(Task task, absl::Duration timeout, Done<T> done,
                 const CallOptions& options = {}) {
-    RunForResultsAsync(
-        std::move(task), timeout,
-        [done = std::move(done)](
-            absl::StatusOr<std::vector<Value>> results) mutable {
-          if (!results.ok()) return std::move(done)(results.status());
-          std::move(done)(internal::FromResults<T>::Read(*std::move(results)));
-        },
-        options);
+    RunForResultsAsync(std::move(task), timeout,
+                       internal::ReadingResults<T>(std::move(done)), options);
   }
 
   // Sends tasks that run in parallel.

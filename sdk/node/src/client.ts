@@ -4,7 +4,7 @@ import { randomUUID } from "node:crypto";
 import { toBinary } from "@bufbuild/protobuf";
 import type { Duration } from "@bufbuild/protobuf/wkt";
 import { Connection, type CallOptions, type ClientOptions } from "./connection";
-import { PenstockError } from "./errors";
+import { PenstockError, WaitTimeout } from "./errors";
 import {
   GatewayService, type SendTaskResult,
 } from "./gen/penstock/v1/gateway_pb";
@@ -148,7 +148,11 @@ export class Client {
     const now = state && fromState(state);
     if (now !== undefined && isFinal(now.status)) return resultOf<T>(now);
     return new TaskHandle(this, taskId, replayed).result<T>(
-      { timeoutMs: left(), metadata, signal });
+      { timeoutMs: left(), metadata, signal },
+    ).catch((error) => {
+      if (!(error instanceof WaitTimeout)) throw error;
+      throw new WaitTimeout(taskId, timeoutMs, { cause: error.cause });  // not what was left
+    });
   }
 
   /** Sends 1 to 10,000 tasks that run in parallel. */

@@ -162,7 +162,8 @@ test("a run that has not ended is waited for", async () => {
     assert.equal(asked[1].taskId, "t");
   }
   handlers.getState = () => state(PENDING);
-  await assert.rejects(client.run("add", [], { timeoutMs: 50 }), WaitTimeout);
+  await assert.rejects(client.run("add", [], { timeoutMs: 50 }), (error) =>
+    error instanceof WaitTimeout && error.message.includes("within 50 ms"));
 });
 
 test("a group that was sent in part is repeated", async () => {

@@ -162,6 +162,7 @@ final class Calls {
    * Reads by calls that wait on the gateway until an answer is `over`.
    *
    * @param read the request that waits so long at the gateway
+   * @param began when the wait began, by System.nanoTime()
    * @param timeout null: no limit; then the future completes with ResultTimeoutException
    * @param what for its message
    */
@@ -169,9 +170,10 @@ final class Calls {
       MethodDescriptor<Q, R> method,
       Function<Duration, Q> read,
       Predicate<R> over,
+      long began,
       Duration timeout,
       String what) {
-    Await<Q, R> wait = new Await<>(method, read, over, timeout, what);
+    Await<Q, R> wait = new Await<>(method, read, over, began, timeout, what);
     wait.step();
     return wait.future;
   }
@@ -183,18 +185,20 @@ final class Calls {
     private final Predicate<R> over;
     private final Duration timeout;
     private final String what;
-    private final long began = System.nanoTime();
+    private final long began;
     private volatile CompletableFuture<R> call;
 
     Await(
         MethodDescriptor<Q, R> method,
         Function<Duration, Q> read,
         Predicate<R> over,
+        long began,
         Duration timeout,
         String what) {
       this.method = method;
       this.read = read;
       this.over = over;
+      this.began = began;
       this.timeout = timeout;
       this.what = what;
       future.whenComplete(

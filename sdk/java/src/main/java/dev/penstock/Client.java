@@ -252,7 +252,8 @@ public final class Client implements AutoCloseable {
 
   /** As {@link #run}, without blocking. To cancel the future ends the wait, not the task. */
   public CompletableFuture<Object> runAsync(Task task, Duration timeout) {
-    long end = System.nanoTime() + Calls.nanos(timeout);
+    long began = System.nanoTime();
+    long end = began + Calls.nanos(timeout);
     Supplier<Duration> left = () -> Duration.ofNanos(Math.max(0, end - System.nanoTime()));
     Duration wait =
         timeout.isNegative() ? Duration.ZERO : Calls.shorter(timeout, Calls.LONGEST_WAIT);
@@ -272,15 +273,16 @@ public final class Client implements AutoCloseable {
                     request.clearWait().build(),
                     calls.deadline,
                     Calls.shorter(left.get(), calls.budget)));
-    return Calls.thenCall(
-        sent,
-        answer -> {
-          TaskState state = new TaskState(answer.getState());
-          if (state.status().isFinal()) {
-            return Calls.then(CompletableFuture.completedFuture(state), TaskState::result);
-          }
-          return handle(answer).resultAsync(left.get());
-        });
+    CompletableFuture<TaskState> done =
+        Calls.thenCall(
+            sent,
+            answer -> {
+              TaskState state = new TaskState(answer.getState());
+              return state.status().isFinal()
+                  ? CompletableFuture.completedFuture(state)
+                  : handle(answer).awaitFinal(began, timeout);
+            });
+    return Calls.then(done, TaskState::result);
   }
 
   /** As {@link #send(String, Object...)}, without blocking. */

@@ -143,6 +143,7 @@ public final class GroupHandle {
             GatewayServiceGrpc.getGetGroupStateMethod(),
             this::request,
             answer -> answer.getGroup().getDone(),
+            System.nanoTime(),
             timeout,
             "group " + id),
         answer -> new GroupState(answer.getGroup()));

@@ -76,7 +76,7 @@ public class TaskHandle {
 
   /** As {@link #result()}, without blocking. To cancel the future ends the wait, not the task. */
   public CompletableFuture<Object> resultAsync() {
-    return Calls.then(awaitFinal(null), TaskState::result);
+    return Calls.then(awaitFinal(System.nanoTime(), null), TaskState::result);
   }
 
   /** As {@link #result(Duration)}, without blocking. */
@@ -95,7 +95,7 @@ public class TaskHandle {
 
   /** As {@link #waitDone}, without blocking. */
   public CompletableFuture<TaskState> waitDoneAsync(Duration timeout) {
-    return awaitFinal(Objects.requireNonNull(timeout, "timeout"));
+    return awaitFinal(System.nanoTime(), Objects.requireNonNull(timeout, "timeout"));
   }
 
   /** How it stands now. */
@@ -150,12 +150,14 @@ public class TaskHandle {
     return getClass().getSimpleName() + "(" + id + ")";
   }
 
-  private CompletableFuture<TaskState> awaitFinal(Duration timeout) {
+  /** As {@link #waitDoneAsync}, of a wait that began before, by System.nanoTime(). */
+  CompletableFuture<TaskState> awaitFinal(long began, Duration timeout) {
     return Calls.then(
         calls.await(
             GatewayServiceGrpc.getGetStateMethod(),
             this::request,
             answer -> stateOf(answer).status().isFinal(),
+            began,
             timeout,
             "task " + id),
         TaskHandle::stateOf);

@@ -147,8 +147,11 @@ class ClientTest {
     assertEquals(2L, client.run(Task.of("add", 1, 1), hour));
     assertEquals(2L, client.run(Task.of("add", 1, 1), hour));
     gateway.onGetState = (request, out) -> reply(out, TASK_STATUS_STARTED);
-    assertThrows(
-        ResultTimeoutException.class, () -> client.run(Task.of("add"), Duration.ofMillis(50)));
+    ResultTimeoutException late =
+        assertThrows(
+            ResultTimeoutException.class,
+            () -> client.run(Task.of("add"), Duration.ofMillis(50)));
+    assertTrue(late.getMessage().endsWith("within PT0.05S"), late.getMessage());
   }
 
   @Test
